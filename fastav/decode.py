@@ -1,0 +1,246 @@
+"""Picture and sound out of a file, piece by piece: PyAV for containers, soundfile for plain sound files.
+
+Frames are found by seeking: the packets are listed once without decoding (about 1 s per hour of 1080p), then
+only what lies between a wanted frame and the key frame before it is decoded. Sound is decoded and resampled in a
+stream. A cut or damaged file gives what it holds; `media.py` turns what is missing into notes and errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+import av
+import numpy as np
+import soundfile
+from av.error import FFmpegError
+from soundfile import LibsndfileError
+
+FORMATS = "mp4, mov, mkv, webm or avi video; wav, flac, ogg, mp3, m4a or aac sound"
+
+# FFmpeg's names of those formats. Without this list it also opens playlists, which name other files of this
+# machine or of its network, pictures, and any .txt as a film of letters.
+_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,wav,flac,ogg,mp3,aac"
+_GROWTH = 1 << 22  # samples (16 MB) by which a sound's memory grows
+_BLOCK = 1 << 14  # samples resampled at a time
+
+
+def open_container(path):
+    """The opened PyAV container, to be closed by the caller. Raises FFmpegError or OSError."""
+    options = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "file"}
+    # "file:": a colon in a name is no protocol. "replace": tags in old encodings are common in avi.
+    return av.open(f"file:{path}", options=options, metadata_errors="replace")
+
+
+def first_stream(container, kind: str):
+    """The first "video" or "audio" stream; None without one. Cover art is not video."""
+    streams = [s for s in container.streams if s.type == kind]
+    cover = av.stream.Disposition.attached_pic
+    return next((s for s in streams if not s.disposition & cover), None)
+
+
+def claimed_sec(container, stream) -> float | None:
+    """How long the file says that the stream is; None where it does not, or FFmpeg guesses from the bit rate."""
+    if container.format.name in ("mp3", "aac", "ogg"):
+        return None
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    # matroska: the longest stream's. It is this stream's only where there is no other.
+    alone = sum(s.type in ("video", "audio") for s in container.streams) == 1
+    return container.duration / av.time_base if container.duration and alone else None
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When each frame of a video is shown.
+
+    stamps: int64 [n], rising: start of each frame, in units of `time_base` seconds, by presentation order.
+    keys: int64 [k], rising: those of the key frames.
+    end: stamp at which the last frame ends.
+    counted: the container knows no presentation times: frame i is the i-th that the decoder gives.
+    """
+
+    stamps: np.ndarray
+    keys: np.ndarray
+    end: int
+    time_base: Fraction
+    counted: bool
+
+    @cached_property
+    def times_sec(self) -> np.ndarray:
+        """float64 [n], from the first frame's start."""
+        return (self.stamps - self.stamps[0]) * float(self.time_base)
+
+    @property
+    def start_sec(self) -> float:
+        """The first frame's start on the container's clock."""
+        return float(int(self.stamps[0]) * self.time_base)
+
+    @property
+    def duration_sec(self) -> float:
+        return float((self.end - int(self.stamps[0])) * self.time_base)
+
+    @property
+    def fps(self) -> float:
+        return len(self.stamps) / self.duration_sec
+
+    @property
+    def is_constant_rate(self) -> bool:
+        """Whether every frame is shown within half a frame of where a constant rate puts it."""
+        step = self.duration_sec / len(self.stamps)
+        return bool(np.all(np.abs(self.times_sec - np.arange(len(self.stamps)) * step) < step / 2))
+
+
+def read_timeline(container, stream) -> Timeline | None:
+    """List the stream's packets without decoding them. None when there is no frame."""
+    stamps, keys, end = [], [], 0
+    for packet in _packets(container, stream):
+        stamp = packet.pts
+        if stamp is None:  # the empty packet at the end
+            continue
+        if packet.is_keyframe:
+            keys.append(stamp)
+        if not packet.is_discard:  # cut away by an edit list: decoded, never shown
+            stamps.append(stamp)
+            end = max(end, stamp + (packet.duration or 0))
+    if not stamps:
+        return None
+    # avi stores packets without times. For some codecs FFmpeg finds them out, else it numbers the packets.
+    counted = container.format.name == "avi" and stamps == sorted(stamps)
+    stamps = np.unique(np.array(stamps, np.int64))
+    if end <= stamps[-1]:  # the last packet does not say how long it lasts
+        end = int(stamps[-1]) + max(1, int(np.median(np.diff(stamps))) if len(stamps) > 1 else 1)
+    keys = np.unique(np.array(keys or stamps[:1], np.int64))
+    return Timeline(stamps, keys, int(end), stream.time_base, counted)
+
+
+def frames_at(container, stream, timeline: Timeline, indices: Iterable[int], size=None) -> Iterator[tuple]:
+    """Yield (index, uint8 [h, w, 3] upright RGB) for each of the rising frame `indices`.
+
+    size: (w, h) of the upright picture, scaled while converting; None keeps the first frame's.
+    A frame that cannot be decoded is replaced by the next one that can, else by the last one: then the index
+    in the pair is that frame's. Yields nothing when no frame can be decoded.
+    """
+    run, stamp, frame = iter(()), None, None
+    for target in timeline.stamps[list(indices)]:
+        key = int(np.searchsorted(timeline.keys, target, "right")) - 1
+        if stamp is None or timeline.keys[max(key, 0)] > stamp:
+            # A seek may land after the target, or where a cut file holds nothing more: then one key frame earlier.
+            for start in timeline.keys[max(key, 0) :: -1]:
+                run = _decode_from(container, stream, timeline, int(start))
+                first = next(run, None)
+                if first is not None and (first[0] <= target or start == timeline.keys[0]):
+                    stamp, frame = first
+                    break
+        while stamp is not None and stamp < target:
+            following = next(run, None)
+            if following is None:
+                break
+            stamp, frame = following
+        if frame is None:
+            continue
+        quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, as a player turns it
+        if size is None:
+            size = (frame.height, frame.width) if quarter_turns % 2 else (frame.width, frame.height)
+        w, h = size[::-1] if quarter_turns % 2 else size
+        picture = frame.to_ndarray(format="rgb24", width=w, height=h)
+        index = int(np.searchsorted(timeline.stamps, stamp, "right")) - 1
+        yield max(index, 0), np.rot90(picture, quarter_turns)
+
+
+def read_track(container, stream, rate: int, channels: str) -> np.ndarray:
+    """The whole sound of an audio stream: float32 [S] at `rate`, without priming where the container tells it."""
+    frames = (frame for _, frame in _decoded(container, stream))
+    return _gathered(_resampled(frames, rate, channels))
+
+
+def read_sound_file(path, rate: int, channels: str) -> np.ndarray:
+    """The whole sound of a wav, flac, ogg or mp3 file: float32 [S] at `rate`. Raises LibsndfileError."""
+    with soundfile.SoundFile(path) as sound:
+
+        def frames():
+            try:
+                for block in sound.blocks(_BLOCK, dtype="float32", always_2d=True):
+                    mono = block[:, 0] if channels == "first" else block.mean(axis=1)
+                    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(mono[None]), "fltp", "mono")
+                    frame.sample_rate = sound.samplerate
+                    yield frame
+            except LibsndfileError:  # cut: what was read so far
+                return
+
+        return _gathered(_resampled(frames(), rate, channels))
+
+
+def _packets(container, stream) -> Iterator:
+    """The stream's packets from where the container stands; a cut file just ends."""
+    for other in container.streams:
+        if hasattr(other, "discard"):  # PyAV 17: what is not wanted is not even read
+            other.discard = av.stream.Discard.default if other is stream else av.stream.Discard.all
+    try:
+        yield from container.demux(stream)
+    except FFmpegError:
+        return
+
+
+def _decoded(container, stream) -> Iterator[tuple]:
+    """(packet, frame) in the decoder's order; packets that cannot be decoded are left out."""
+    packet = None
+    for packet in _packets(container, stream):
+        try:
+            frames = packet.decode()
+        except FFmpegError:
+            continue
+        for frame in frames:
+            yield packet, frame
+    try:
+        frames = stream.codec_context.decode(
+            None
+        )  # a cut file ends without the flush that a whole one ends with
+    except FFmpegError:
+        return
+    for frame in frames:
+        yield packet, frame
+
+
+def _decode_from(container, stream, timeline: Timeline, key: int) -> Iterator[tuple]:
+    """(stamp, frame) from the key frame at stamp `key` on, in presentation order."""
+    try:
+        container.seek(key, stream=stream)
+    except FFmpegError:
+        return
+    position = int(np.searchsorted(timeline.stamps, key))
+    for _, frame in _decoded(container, stream):
+        stamp = timeline.stamps[min(position, len(timeline.stamps) - 1)] if timeline.counted else frame.pts
+        position += 1
+        if stamp is not None:
+            yield int(stamp), frame
+
+
+def _resampled(frames: Iterable, rate: int, channels: str) -> Iterator[np.ndarray]:
+    """float32 [s] pieces of one channel at `rate`."""
+    resampler, source = None, None
+    for frame in frames:
+        if source != (frame.format.name, frame.layout.name, frame.sample_rate):  # may change within a track
+            if resampler is not None:
+                yield from (piece.to_ndarray()[0] for piece in resampler.resample(None))
+            source = (frame.format.name, frame.layout.name, frame.sample_rate)
+            layout = "mono" if channels == "mean" else frame.layout
+            resampler = av.AudioResampler("fltp", layout, rate, frame_size=_BLOCK)
+        frame.pts = None  # gaps in the time stamps are not filled, as when ffmpeg extracts a track
+        yield from (piece.to_ndarray()[0] for piece in resampler.resample(frame))
+    if resampler is not None:
+        yield from (piece.to_ndarray()[0] for piece in resampler.resample(None))
+
+
+def _gathered(pieces: Iterable[np.ndarray]) -> np.ndarray:
+    """All pieces in one array that grows in place: joining a list of them would take twice the memory."""
+    sound, n = np.empty(0, np.float32), 0
+    for piece in pieces:
+        if n + len(piece) > len(sound):
+            sound.resize(n + len(piece) + _GROWTH, refcheck=False)
+        sound[n : n + len(piece)] = piece
+        n += len(piece)
+    sound.resize(n, refcheck=False)
+    return sound

@@ -1,0 +1,126 @@
+"""FastAV: global pruning at the middle layer, then fine pruning by the last query (arXiv:2601.13143)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from fastav.errors import UserError
+from fastav.layout import PAD, TEXT, TokenLayout, first_positions
+from fastav.methods.cut import Cut
+from fastav.plan import Plan
+
+RULES = ("model", "all", "none", "first(N)", "random", "top-attentive", "low-attentive", "top-informative", "low-informative")
+FINE = ("low", "top", "random")
+PROTECT = ("text", "last")
+
+
+@dataclass(frozen=True)
+class FastAV:
+    """Two-stage pruning inside the decoder, without training (sections 2.2 and 2.3, eq. 2-4 of the paper).
+
+    Global: on entering layer `start`, audio and video tokens leave by `rule`. Fine: every layer l >= start but the last
+    scores its tokens, s = mean over heads of softmax(q_last K^T / sqrt(d)), and floor(p % of the unprotected tokens) leave
+    before layer l + 1. The paper's ablations (tables 2-4, fig. 4) are settings of these fields.
+
+    Deviations: the paper does not say whether text may be fine-pruned nor when a layer's score takes effect; scoring in
+    layer l, removing after it, and protecting text is the one reading that gives the published FLOPs 65 / 59 / 56 / 54.
+
+    start    first layer that computes on the globally pruned tokens, counted from 0; None = half of the layers.
+    p        whole percent of the unprotected tokens removed after each layer, 0..100.
+    rule     what the global stage does with audio and video tokens. model: keep what the checkpoint's rule keeps
+             (positions < 750 without one); all: keep all; none: keep none; first(N): keep original positions < N; the others keep as many as
+             `model` does and name what is REMOVED: random, or those that the last query of layer start - 1 attends to
+             most / least (attentive), or those with the highest / lowest calibrated rollout value (informative).
+             With one stream only (no audio or no video) `model` and the ablations keep all.
+    fine     what the fine stage removes: the lowest ("low", the paper), the highest ("top") or random tokens.
+    protect  "text": text is never removed; "last": only the last token is safe.
+    plan     a calibration file that replaces the model's own rule and curve.
+    seed     of the random rules, together with the layout's request_id.
+    """
+
+    start: int | None = None
+    p: int = 20
+    rule: str = "model"
+    fine: str = "low"
+    protect: str = "text"
+    plan: str | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.start is not None and (not isinstance(self.start, int) or self.start < 1):
+            raise UserError(f"start must be a layer number of at least 1, got {self.start}")
+        if not isinstance(self.p, int) or not 0 <= self.p <= 100:
+            raise UserError(f"p must be a whole percentage from 0 to 100, got {self.p}")
+        if self.rule not in RULES and not re.fullmatch(r"first\(\d+\)", self.rule):
+            raise UserError(f"unknown rule {self.rule!r}; allowed: {', '.join(RULES)}")
+        for name, allowed in (("fine", FINE), ("protect", PROTECT)):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"unknown {name} {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
+
+    def __str__(self) -> str:
+        given = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return "fastav:" + ",".join(f"{name}={value}" for name, value in given if value is not None)
+
+    def cuts(self, layout: TokenLayout, n_layers: int) -> dict[int, tuple[Cut, ...]]:
+        """See `Method`. Raises UserError when `start` is not a layer of this model or a needed calibration is missing."""
+        start = n_layers // 2 if self.start is None else self.start
+        if not 1 <= start < n_layers:
+            raise UserError(f"start must be from 1 to {n_layers - 1} for this model of {n_layers} layers, got {start}")
+        if self.plan is not None:
+            layout = Plan.read(self.plan).apply(layout)
+        cut = self._global_cut(layout)
+        pads = layout.kind == PAD
+        stages = (Cut(int(pads.sum()), pads, np.zeros(len(layout), np.float32)), cut)
+        cuts = {start - 1: tuple(c for c in stages if c.n_removed)}
+
+        free = layout.media if self.protect == "text" else (layout.media | (layout.kind == TEXT))
+        free[-1] = False  # the last token asks the question: it is never removed, whatever its kind
+        rng = _generator(self.seed, layout.request_id, "fine")
+        n_free = int(free.sum()) - cut.n_removed
+        for layer in range(start, n_layers - 1):
+            n = n_free * self.p // 100
+            n_free -= n
+            if n:
+                score = rng.random(len(layout), np.float32) if self.fine == "random" else None
+                cuts[layer] = (Cut(n, free, score, "high" if self.fine == "top" else "low"),)
+        return cuts
+
+    def _global_cut(self, layout: TokenLayout) -> Cut:
+        media = layout.media.copy()
+        media[-1] = False
+        keep = self._positions_kept(layout)
+        n_removed = int((media & ~keep).sum())
+        if self.rule == "random":
+            score = _generator(self.seed, layout.request_id, "global").random(len(layout), np.float32)
+        elif self.rule.endswith("attentive"):
+            score = None
+        elif self.rule.endswith("informative"):
+            if layout.influence is None:
+                raise UserError(
+                    f"rule {self.rule} needs a calibrated curve and this model has none; "
+                    "run `python -m fastav calibrate` and give its file as plan=FILE"
+                )
+            score = layout.influence
+        else:
+            score = keep.astype(np.float32)
+        return Cut(n_removed, media, score, "high" if self.rule.startswith("top") else "low")
+
+    def _positions_kept(self, layout: TokenLayout) -> np.ndarray:
+        """bool [N]: what the rule by position keeps; the other rules keep as many."""
+        if self.rule == "none":
+            return np.zeros(len(layout), bool)
+        if self.rule.startswith("first("):
+            return first_positions(layout, int(self.rule[6:-1]))
+        if self.rule == "all" or layout.single_stream:
+            return layout.media
+        return layout.rule_keep if layout.rule_keep is not None else first_positions(layout, 750)
+
+
+def _generator(seed: int, request_id: str, stage: str) -> np.random.Generator:
+    """One stream per (seed, clip, question, stage), the same on every device."""
+    digest = hashlib.sha256(f"{seed}\0{request_id}\0{stage}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "little"))

@@ -1,0 +1,19 @@
+"""Vanilla: no pruning. The stock path of transformers, with nothing of FastAV in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastav.layout import TokenLayout
+from fastav.methods.cut import Cut
+
+
+@dataclass(frozen=True)
+class Vanilla:
+    """Every layer computes on all tokens. Run with a plain DynamicCache, so that it *is* the stock model."""
+
+    def __str__(self) -> str:
+        return "vanilla"
+
+    def cuts(self, layout: TokenLayout, n_layers: int) -> dict[int, tuple[Cut, ...]]:
+        return {}

@@ -1,0 +1,1 @@
+"""FastAV-tiny: a small audio-visual LLM of our own, trained from scratch on procedural clips."""
