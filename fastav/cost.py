@@ -100,9 +100,16 @@ def _attention_flops(inputs, outputs) -> float:
     return 2 * batch * heads * n * keys * head
 
 
-def kv_bytes(cache) -> int:
-    """Bytes of the keys and values that a transformers cache holds."""
-    return sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values) if t is not None)
+def kv_bytes(cache, lengths: Sequence[int]) -> int:
+    """Bytes of the prompt's keys and values in a transformers cache, from its own tensors; lengths [L] are the prompt's tokens per layer.
+
+    Tokens generated since (the cache's tail) are left out, so that answers of different lengths compare.
+    """
+    return sum(
+        t[..., :n, :].numel() * t.element_size()
+        for layer, n in zip(cache.layers, lengths, strict=True)
+        for t in (layer.keys, layer.values)
+    )
 
 
 class Clock(LogitsProcessor):

@@ -1,8 +1,8 @@
 """Picture and sound out of a file, piece by piece: PyAV for containers, soundfile for plain sound files.
 
 Frames are found by seeking: the packets are listed once without decoding (about 1 s per hour of 1080p), then
-only what lies between a wanted frame and the key frame before it is decoded. Sound is decoded and resampled in a
-stream. A cut or damaged file gives what it holds; `media.py` turns what is missing into notes and errors.
+only what lies between a wanted frame and the key frame before it is decoded. Sound is decoded and resampled
+in a stream. A cut or damaged file gives what it holds; `media.py` makes notes and errors of what is missing.
 """
 
 from __future__ import annotations
@@ -41,15 +41,16 @@ def first_stream(container, kind: str):
     return next((s for s in streams if not s.disposition & cover), None)
 
 
-def claimed_sec(container, stream) -> float | None:
-    """How long the file says that the stream is; None where it does not, or FFmpeg guesses from the bit rate."""
+def claimed_sec(container, stream=None) -> float | None:
+    """How long the file says that a stream, or all of it, is; None where it does not say so itself.
+
+    Without a statement FFmpeg guesses by bit rate. Matroska states only where the longest stream ends.
+    """
     if container.format.name in ("mp3", "aac", "ogg"):
         return None
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    # matroska: the longest stream's. It is this stream's only where there is no other.
-    alone = sum(s.type in ("video", "audio") for s in container.streams) == 1
-    return container.duration / av.time_base if container.duration and alone else None
+    if stream is not None:
+        return float(stream.duration * stream.time_base) if stream.duration else None
+    return (container.duration - (container.start_time or 0)) / av.time_base if container.duration else None
 
 
 @dataclass(frozen=True)
@@ -123,24 +124,23 @@ def frames_at(container, stream, timeline: Timeline, indices: Iterable[int], siz
     A frame that cannot be decoded is replaced by the next one that can, else by the last one: then the index
     in the pair is that frame's. Yields nothing when no frame can be decoded.
     """
+    keys = timeline.keys
     run, stamp, frame = iter(()), None, None
     for target in timeline.stamps[list(indices)]:
-        key = int(np.searchsorted(timeline.keys, target, "right")) - 1
-        if stamp is None or timeline.keys[max(key, 0)] > stamp:
-            # A seek may land after the target, or where a cut file holds nothing more: then one key frame earlier.
-            for start in timeline.keys[max(key, 0) :: -1]:
+        key = max(int(np.searchsorted(keys, target, "right")) - 1, 0)
+        if stamp is None or keys[key] > stamp:
+            # A seek may land after the target, or where nothing can be decoded: then one key frame earlier,
+            # and if that never helps, the first later one that gives anything.
+            for start in [*keys[key::-1], *keys[key + 1 :]]:
                 run = _decode_from(container, stream, timeline, int(start))
                 first = next(run, None)
-                if first is not None and (first[0] <= target or start == timeline.keys[0]):
+                if first is not None and (first[0] <= target or start == keys[0] or start > target):
                     stamp, frame = first
                     break
-        while stamp is not None and stamp < target:
-            following = next(run, None)
-            if following is None:
-                break
-            stamp, frame = following
         if frame is None:
-            continue
+            return
+        while stamp < target and (following := next(run, None)) is not None:
+            stamp, frame = following
         quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, as a player turns it
         if size is None:
             size = (frame.height, frame.width) if quarter_turns % 2 else (frame.width, frame.height)
@@ -151,9 +151,8 @@ def frames_at(container, stream, timeline: Timeline, indices: Iterable[int], siz
 
 
 def read_track(container, stream, rate: int, channels: str) -> np.ndarray:
-    """The whole sound of an audio stream: float32 [S] at `rate`, without priming where the container tells it."""
-    frames = (frame for _, frame in _decoded(container, stream))
-    return _gathered(_resampled(frames, rate, channels))
+    """The whole sound of a stream: float32 [S] at `rate`, without the priming that the container declares."""
+    return _gathered(_resampled(_decoded(container, stream), rate, channels))
 
 
 def read_sound_file(path, rate: int, channels: str) -> np.ndarray:
@@ -184,24 +183,17 @@ def _packets(container, stream) -> Iterator:
         return
 
 
-def _decoded(container, stream) -> Iterator[tuple]:
-    """(packet, frame) in the decoder's order; packets that cannot be decoded are left out."""
-    packet = None
+def _decoded(container, stream) -> Iterator:
+    """Frames in the decoder's order; packets that cannot be decoded are left out."""
     for packet in _packets(container, stream):
         try:
-            frames = packet.decode()
+            yield from packet.decode()
         except FFmpegError:
             continue
-        for frame in frames:
-            yield packet, frame
     try:
-        frames = stream.codec_context.decode(
-            None
-        )  # a cut file ends without the flush that a whole one ends with
+        yield from stream.codec_context.decode(None)  # a cut file ends without the flush that a whole one has
     except FFmpegError:
         return
-    for frame in frames:
-        yield packet, frame
 
 
 def _decode_from(container, stream, timeline: Timeline, key: int) -> Iterator[tuple]:
@@ -211,7 +203,7 @@ def _decode_from(container, stream, timeline: Timeline, key: int) -> Iterator[tu
     except FFmpegError:
         return
     position = int(np.searchsorted(timeline.stamps, key))
-    for _, frame in _decoded(container, stream):
+    for frame in _decoded(container, stream):
         stamp = timeline.stamps[min(position, len(timeline.stamps) - 1)] if timeline.counted else frame.pts
         position += 1
         if stamp is not None:

@@ -22,6 +22,8 @@ AUDIO_RATE = 16_000
 # Encoders delay and pad by less than this. What starts late or ends early by more is said in the notes.
 _SLACK_SEC = 0.1
 
+_NO_FRAMES = np.zeros((0, 0, 0, 3), np.uint8)
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -98,18 +100,21 @@ def read_clip(
         # Opened anew: only from the very start do decoders know how much priming to leave out.
         with decode.open_container(path) as container:
             sound = _read_sound(path, container, timeline, rate, channels, notes)
+            duration_sec = max(timeline.duration_sec if timeline else 0.0, len(sound) / rate)
+            if not notes:
+                _note_a_cut(notes, "it", duration_sec, decode.claimed_sec(container))
     except (decode.FFmpegError, OSError) as error:
         raise _refusal(path, _why_not_opened(path)) from error
-    if not frames and not len(sound):
+    if timeline is None and not len(sound):
         raise _refusal(path, "; ".join(notes) or "there is neither picture nor sound in it")
     return Clip(
         name=path.name,
-        frames=np.stack(frames) if frames else np.zeros((0, 0, 0, 3), np.uint8),
-        frame_times_sec=np.array(times_sec, np.float64),
+        frames=frames,
+        frame_times_sec=times_sec,
         audio=sound,
         audio_rate=rate,
-        duration_sec=max(timeline.duration_sec if timeline else 0.0, len(sound) / rate),
-        has_video=bool(frames),
+        duration_sec=duration_sec,
+        has_video=timeline is not None,
         has_audio=len(sound) > 0,
         sha256=sha256,
         notes=tuple(notes),
@@ -119,19 +124,19 @@ def read_clip(
 
 
 def _read_frames(container, sampler: Sampler, size, notes: list[str]):
-    """(list of uint8 [h, w, 3], their seconds, the timeline); ([], [], None) when no frame can be decoded."""
+    """(uint8 [F, h, w, 3], float64 [F] seconds, timeline); (empty, empty, None) when none can be decoded."""
     from fastav import decode
 
     stream = decode.first_stream(container, "video")
     if stream is None:
-        return [], [], None
+        return _NO_FRAMES, np.zeros(0), None
     if stream.codec_context is None:
         notes.append("the picture is in a format that cannot be decoded")
-        return [], [], None
+        return _NO_FRAMES, np.zeros(0), None
     timeline = decode.read_timeline(container, stream)
     if timeline is None:
         notes.append("the video stream holds no frames")
-        return [], [], None
+        return _NO_FRAMES, np.zeros(0), None
     n, duration_sec = len(timeline.stamps), timeline.duration_sec
     if isinstance(sampler, uniform) and not timeline.is_constant_rate:
         middles_sec = (np.arange(sampler.n) + 0.5) * duration_sec / sampler.n
@@ -140,16 +145,22 @@ def _read_frames(container, sampler: Sampler, size, notes: list[str]):
         wanted = np.asarray(sampler(n, timeline.fps, duration_sec))
         if not len(wanted) or wanted.min() < 0 or wanted.max() >= n:
             raise ValueError(f"the sampler must give frame indices in 0..{n - 1}, got {wanted.tolist()}")
-    distinct, where = np.unique(wanted, return_inverse=True)
-    found = list(decode.frames_at(container, stream, timeline, distinct, size))
-    if not found:
+    frames = None
+    shown = np.empty(len(wanted), np.int64)  # not `wanted` where a frame cannot be decoded
+    distinct = np.unique(wanted)
+    found = decode.frames_at(container, stream, timeline, distinct, size)
+    for index, (found_index, picture) in zip(distinct, found, strict=False):  # all or none are found
+        if frames is None:
+            frames = np.empty((len(wanted), *picture.shape), np.uint8)
+        frames[wanted == index] = picture
+        shown[wanted == index] = found_index
+    if frames is None:
         notes.append("no frame of the video can be decoded")
-        return [], [], None
-    n_replaced = sum(index != want for want, (index, _) in zip(distinct, found, strict=True))
-    if n_replaced:
-        notes.append(f"{n_replaced} of {len(distinct)} frames cannot be decoded; their neighbours stand in")
+        return _NO_FRAMES, np.zeros(0), None
+    if n_replaced := int(np.sum(shown != wanted)):
+        notes.append(f"{n_replaced} of {len(wanted)} frames cannot be decoded; their neighbours stand in")
     _note_a_cut(notes, "video", duration_sec, decode.claimed_sec(container, stream))
-    return [found[k][1] for k in where], [timeline.times_sec[found[k][0]] for k in where], timeline
+    return frames, timeline.times_sec[shown], timeline
 
 
 def _read_sound(path, container, timeline, rate: int, channels: str, notes: list[str]) -> np.ndarray:
@@ -208,9 +219,8 @@ def _sha256(path: Path) -> str:
     except FileNotFoundError as error:
         raise _refusal(path, "there is no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise _refusal(
-            path, f"the file cannot be read ({getattr(error, 'strerror', None) or error})"
-        ) from error
+        why = getattr(error, "strerror", None) or error
+        raise _refusal(path, f"the file cannot be read ({why})") from error
     if not n_bytes:
         raise _refusal(path, "the file is empty (0 bytes)")
     return digest.hexdigest()
@@ -238,31 +248,32 @@ def clip_from_arrays(frames, fps: float, audio, rate: int = AUDIO_RATE, name: st
     Nothing is sampled or resampled: every frame and sample stays. Raises ValueError on other shapes or types.
     """
     has_video, has_audio = frames is not None, audio is not None
-    frames = np.zeros((0, 0, 0, 3), np.uint8) if frames is None else _checked_frames(frames)
+    fps = float(fps) if has_video else 0.0
+    frames = _NO_FRAMES if frames is None else _checked_frames(frames)
     audio = np.zeros(0, np.float32) if audio is None else _checked_audio(audio)
-    digest = hashlib.sha256(repr((frames.shape, float(fps), audio.shape, int(rate))).encode())
+    digest = hashlib.sha256(repr((frames.shape, fps, audio.shape, rate)).encode())
     digest.update(frames.tobytes())
     digest.update(audio.tobytes())
     return Clip(
         name=name,
         frames=frames,
-        frame_times_sec=np.arange(len(frames)) / fps,
+        frame_times_sec=np.arange(len(frames)) / fps if has_video else np.zeros(0),
         audio=audio,
         audio_rate=rate,
-        duration_sec=max(len(frames) / fps, len(audio) / rate),
+        duration_sec=max(len(frames) / fps if has_video else 0.0, len(audio) / rate),
         has_video=has_video,
         has_audio=has_audio,
         sha256=digest.hexdigest(),
         n_source_frames=len(frames),
-        fps=float(fps) if has_video else 0.0,
+        fps=fps,
     )
 
 
 def write_clip(path, frames, fps: float, audio, rate: int = AUDIO_RATE) -> None:
     """Write uint8 [F, h, w, 3] frames and float [S] mono sound (None: no audio stream) as H.264 + AAC mp4.
 
-    Width and height must be even: 4:2:0, the only subsampling that browsers play, needs that. Sound beyond 0.99
-    of full scale is clipped. Raises ValueError on other shapes or types, OSError when it cannot be written.
+    Width and height must be even: 4:2:0, the only subsampling that browsers play, needs that. Sound beyond
+    0.99 of full scale is clipped. Raises ValueError on other shapes or types, OSError when writing fails.
     """
     from moviepy import AudioClip, VideoClip
 
@@ -270,7 +281,7 @@ def write_clip(path, frames, fps: float, audio, rate: int = AUDIO_RATE) -> None:
     if frames.shape[1] % 2 or frames.shape[2] % 2:
         raise ValueError(f"width and height must be even, got {frames.shape[2]}x{frames.shape[1]}")
 
-    # moviepy truncates duration * rate to a count: half a step more gives exactly that many frames and samples.
+    # moviepy truncates duration * rate to a count: half a step more gives just that many frames and samples.
     video = VideoClip(lambda t: frames[round(t * fps)], duration=(len(frames) + 0.5) / fps)
     if audio is not None:
         # Not AudioArrayClip: with one channel it answers with two and writes the sound at half speed.
@@ -296,9 +307,8 @@ def write_clip(path, frames, fps: float, audio, rate: int = AUDIO_RATE) -> None:
 def _checked_frames(frames) -> np.ndarray:
     frames = np.ascontiguousarray(frames)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise ValueError(
-            f"frames must be uint8 [F, h, w, 3] and not empty, got {frames.dtype} {frames.shape}"
-        )
+        found = f"{frames.dtype} {frames.shape}"
+        raise ValueError(f"frames must be uint8 [F, h, w, 3] and not empty, got {found}")
     return frames
 
 

@@ -84,6 +84,7 @@ class Comparison:
         if v.flops_fvcore and p.flops_fvcore:
             rows.append(("Prefill multiply-adds (fvcore)", _count(v.flops_fvcore), _count(p.flops_fvcore)))
         rows += [
+            ("Encoding the clip, once for both", _sec(v.encode_sec or p.encode_sec), ""),
             ("Time to first token", _sec(v.prefill_sec), _sec(p.prefill_sec)),
             ("Time per later token", _sec(v.per_token_sec), _sec(p.per_token_sec)),
             ("End to end, without encoding", _sec(v.total_sec), _sec(p.total_sec)),

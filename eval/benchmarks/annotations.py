@@ -1,0 +1,104 @@
+"""Annotation files in AVHBench's schema -> questions. What all benchmarks of this schema share.
+
+The file is one JSON array of flat records with four text fields: video_id, task, text, label. There is no question id, and
+(video_id, task, text) is not unique (AVHBench has such pairs, two of them with contradictory labels), so a question is
+known by its position in the file together with the hash of its record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastav.errors import UserError
+
+FIELDS = ("video_id", "task", "text", "label")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One record of the annotation file."""
+
+    position: int  # in the annotation file, from 0
+    key: str  # "<position>-<hash of the record>"
+    clip: str  # video_id; the file is <clip>.mp4
+    task: str  # the benchmark's own name for it (aliases resolved)
+    kind: str  # "yes-no", "word" or "caption"
+    text: str  # as annotated
+    prompt: str  # what the model is asked
+    label: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A benchmark on disk."""
+
+    name: str  # as in every output, e.g. "avhbench-mini"
+    annotations: Path
+    annotations_sha256: str
+    videos: Path  # folder of <clip>.mp4
+    questions: tuple[Question, ...]  # in annotation order
+    columns: Mapping[str, tuple[str, ...]]  # title -> tasks
+    wordings: Mapping[str, str]  # question text -> "seen" or "unseen" in training; empty where not known
+
+
+def find(root: Path, files: tuple[str, ...], packings: tuple[str, ...] = ("",)) -> tuple[Path, Path]:
+    """(annotation file, videos folder) under `root`: the first of `files` that is there, and `videos/` or `video/`.
+
+    `packings` are folders below `root` that may hold the whole set. Raises UserError listing what was looked for.
+    """
+    if not root.is_dir():
+        raise UserError(f"data root {str(root)!r} is not a folder")
+    bases = [root / packing for packing in packings]
+    annotations = next((p for base in bases for f in files if (p := base / f).is_file()), None)
+    if annotations is None:
+        looked = ", ".join(str(Path(packing) / f) for packing in packings for f in files)
+        raise UserError(f"no annotation file in {str(root)!r}; looked for {looked}")
+    videos = next((p for base in bases for f in ("videos", "video") if (p := base / f).is_dir()), None)
+    if videos is None:
+        raise UserError(f"no folder of clips beside {str(annotations)!r}; looked for videos and video")
+    return annotations, videos
+
+
+def read(
+    annotations: Path, tasks: Mapping[str, str], aliases: Mapping[str, str], instruction: Mapping[str, str]
+) -> tuple[tuple[Question, ...], str]:
+    """(questions, sha256 of the file). `instruction` is added after the question text, by kind of task.
+
+    Raises UserError for a file that is no such array, naming the first record that is wrong.
+    """
+    data = annotations.read_bytes()
+    try:
+        records = json.loads(data)
+    except ValueError as error:
+        raise UserError(f"{str(annotations)!r} is not JSON: {error}") from None
+    if not isinstance(records, list) or not records:
+        raise UserError(f"{str(annotations)!r} must be a JSON array of records, one per question")
+    questions = []
+    for position, record in enumerate(records):
+        where = f"record {position} of {str(annotations)!r}"
+        if not isinstance(record, dict) or not all(isinstance(record.get(field), str) for field in FIELDS):
+            raise UserError(f"{where} must have the text fields {', '.join(FIELDS)}, got {record!r:.200}")
+        task = aliases.get(record["task"], record["task"])
+        if task not in tasks:
+            hint = " (single-modality copies of other questions: take them out)" if "_only" in task else ""
+            raise UserError(f"{where} has the unknown task {task!r}{hint}; allowed: {', '.join([*tasks, *aliases])}")
+        kind = tasks[task]
+        if kind == "yes-no" and record["label"] not in ("Yes", "No"):
+            raise UserError(f"{where} must be labelled Yes or No, got {record['label']!r}")
+        digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
+        questions.append(
+            Question(
+                position, f"{position}-{digest}", record["video_id"], task, kind,
+                record["text"], record["text"] + instruction.get(kind, ""), record["label"],
+            )
+        )
+    return tuple(questions), hashlib.sha256(data).hexdigest()
+
+
+def wordings(annotations: Path) -> dict[str, str]:
+    """Question text -> "seen" or "unseen", from `wordings.json` beside the annotations; empty without that file."""
+    return {}

@@ -1,0 +1,67 @@
+"""Intervals for shares of right answers. Pure; shares are in 0..1, every interval is 95 %."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from math import sqrt
+
+Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
+
+
+def wilson(n_right: float, n: float) -> tuple[float, float]:
+    """Wilson's score interval of a share; (0, 1) when nothing was asked."""
+    if n == 0:
+        return 0.0, 1.0
+    share, z2 = n_right / n, Z * Z
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z * sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def newcombe_paired(both: float, only_a: float, only_b: float, neither: float) -> tuple[float, float]:
+    """Interval of share(a) - share(b) from paired counts: Newcombe 1998, method 10.
+
+    Made of the two Wilson intervals and the correlation of the pairs. Unlike the normal approximation it does not
+    shrink to a point when a and b never differ. Counts need not be whole (see `paired`).
+    """
+    n = both + only_a + only_b + neither
+    if n == 0:
+        return -1.0, 1.0
+    a, b = (both + only_a) / n, (both + only_b) / n
+    (low_a, high_a), (low_b, high_b) = wilson(both + only_a, n), wilson(both + only_b, n)
+    margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
+    product = both * neither - only_a * only_b
+    if product > 0:
+        product = max(product - n / 2, 0.0)  # Newcombe's continuity correction
+    phi = product / sqrt(margins) if margins else 0.0
+    down_a, up_a, down_b, up_b = a - low_a, high_a - a, b - low_b, high_b - b
+    below = sqrt(max(0.0, down_a**2 - 2 * phi * down_a * up_b + up_b**2))
+    above = sqrt(max(0.0, up_a**2 - 2 * phi * up_a * down_b + down_b**2))
+    return a - b - below, a - b + above
+
+
+def paired(a: Sequence[bool], b: Sequence[bool], clips: Sequence[Hashable]) -> dict:
+    """share(a) - share(b) over the same questions, with its interval.
+
+    Questions of one clip are correlated. The design effect (variance of the mean difference with clips as units over that with
+    questions as units, at least 1) divides the counts before Newcombe's interval is taken: n questions are then worth
+    n / design_effect independent ones.
+    """
+    n = len(a)
+    only_a = sum(x and not y for x, y in zip(a, b, strict=True))
+    only_b = sum(y and not x for x, y in zip(a, b, strict=True))
+    both = sum(x and y for x, y in zip(a, b, strict=True))
+    difference = (only_a - only_b) / n if n else 0.0
+    by_clip: dict[Hashable, float] = defaultdict(float)
+    by_question = 0.0
+    for x, y, clip in zip(a, b, clips, strict=True):
+        deviation = int(x) - int(y) - difference
+        by_clip[clip] += deviation
+        by_question += deviation**2
+    effect = max(1.0, sum(s * s for s in by_clip.values()) / by_question) if by_question else 1.0
+    low, high = newcombe_paired(*(count / effect for count in (both, only_a, only_b, n - both - only_a - only_b)))
+    return {
+        "n": n, "difference": difference, "low": low, "high": high,
+        "only_a_right": only_a, "only_b_right": only_b, "design_effect": effect,
+    }

@@ -1,0 +1,75 @@
+"""What an adapter is: everything special to one checkpoint. The engine, the session and the methods know only this.
+
+Letters: N prompt tokens, D width of the decoder, F frames, S samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from fastav.errors import UserError
+from fastav.layout import TokenLayout
+from fastav.media import Clip
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ATTENTION = ("sdpa", "eager", "flash_attention_2")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One prompt, ready for `generate`; the same Inputs serve every method.
+
+    embeds [1, N, D]; layout of the N positions; generate_kwargs: what else the model's generate needs (stop ids, position ids).
+    """
+
+    embeds: torch.Tensor
+    layout: TokenLayout
+    generate_kwargs: dict = field(default_factory=dict)
+
+
+class Adapter(Protocol):
+    """The members that a session uses."""
+
+    name: str  # registry name
+    checkpoint: str  # where the weights came from
+    about: str  # a sentence or two: what the model knows and cannot know
+    model: torch.nn.Module  # the stock transformers model whose generate() answers
+    n_new_tokens: int  # default limit of an answer
+    read_options: dict  # for media.read_clip: sampler, size, channels
+
+    def encode(self, clip: Clip) -> Any:
+        """The media features of a clip, whatever prepare needs. Run once per clip."""
+
+    def prepare(self, features: Any, clip: Clip, question: str) -> Inputs:
+        """The prompt of one question. Raises UserError for a question the model cannot read."""
+
+    def decode(self, ids: list[int]) -> str:
+        """The answer's text from new token ids, stop token or not."""
+
+
+def resolve(device=None, dtype=None, attn=None) -> tuple[torch.device, torch.dtype, str]:
+    """Device, dtype and attention kernel, with defaults: CUDA where there is one, bfloat16 there, float32 on CPU, sdpa.
+
+    Raises UserError for an unknown name or a device that is not there.
+    """
+    try:
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise UserError(f"unknown device {device!r}; allowed: cpu, cuda, cuda:0, ...") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {device} was asked for, but torch sees no CUDA GPU; allowed here: cpu")
+    dtype = dtype or ("bfloat16" if device.type == "cuda" else "float32")
+    if dtype not in DTYPES:
+        raise UserError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
+    attn = attn or "sdpa"
+    if attn not in ATTENTION:
+        raise UserError(f"unknown attention {attn!r}; allowed: {', '.join(ATTENTION)}")
+    if attn == "flash_attention_2":
+        from transformers.utils import is_flash_attn_2_available
+
+        if not is_flash_attn_2_available():
+            raise UserError("flash_attention_2 needs a GPU and the flash-attn package: pip install -r requirements-gpu.txt")
+    return device, DTYPES[dtype], attn

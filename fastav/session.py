@@ -1,0 +1,309 @@
+"""Session: a model loaded once, clips and questions in, measured answers out. The one engine behind page, command line and evaluation."""
+
+from __future__ import annotations
+
+import platform
+import queue
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from transformers import DynamicCache, StoppingCriteria
+from transformers.generation.streamers import BaseStreamer
+
+from fastav import engine, media
+from fastav.cost import Clock, fvcore_flops, gqa_flops, kv_bytes, paper_flops, peak_memory
+from fastav.errors import UserError
+from fastav.media import Clip
+from fastav.methods import Method, Vanilla, lengths, parse
+from fastav.models import load_model
+from fastav.models.adapter import Adapter, Inputs
+from fastav.result import Comparison, Result
+
+MAX_QUESTION_CHARACTERS = 2000
+MIN_GAPS = 8  # time per token is an average over at least this many gaps, otherwise noise
+
+
+def load(name: str = "tiny", checkpoint: str | None = None, device=None, dtype=None, attn: str | None = None) -> Session:
+    """A session of model `name`. Raises UserError for an unknown name, missing weights or an impossible device."""
+    return Session(load_model(name, checkpoint, device=device, dtype=dtype, attn=attn))
+
+
+class Session:
+    """See the module. One lock: two timed runs never overlap; other threads wait."""
+
+    def __init__(self, adapter: Adapter):
+        self.adapter = adapter
+        self.model = adapter.model
+        self.config = adapter.model.config.get_text_config(decoder=True)
+        self.n_layers = self.config.num_hidden_layers
+        self.model_name, self.checkpoint, self.about = adapter.name, adapter.checkpoint, adapter.about
+        self.default_method = self.canonical("fastav")
+        self._lock = threading.Lock()
+        self._encoded: tuple[str, object] | None = None
+        engine.install(self.model)
+
+    def canonical(self, method: str) -> str:
+        """The full text form of a method. Raises UserError for one that does not fit this model."""
+        return str(parse(method, self.n_layers))
+
+    def read(self, path) -> Clip:
+        """Decode a file as this model wants it. Raises UserError naming the file and the reason."""
+        return media.read_clip(path, **self.adapter.read_options)
+
+    def answer(
+        self, clip: Clip, question: str, method: str = "fastav", *, fvcore=False, peak=False, max_new_tokens: int | None = None
+    ) -> Result:
+        """One answer by one method: greedy, single run.
+
+        `fvcore` counts the FLOPs by tracing too; `peak` measures peak memory, on CPU in an extra untimed pass.
+        """
+        with self._lock:
+            request = self._request(clip, question, method)
+            run = self._generate(request, max_new_tokens or self.adapter.n_new_tokens)
+            return self._result(request, run, fvcore, self._peak(request, run) if peak else (None, None))
+
+    def stream(
+        self,
+        clip: Clip,
+        question: str,
+        method: str = "fastav",
+        *,
+        stop: threading.Event | None = None,
+        fvcore: bool = True,
+        peak: bool = True,
+    ) -> Iterator[str | Result]:
+        """The answer so far each time it grows, then the Result. Setting `stop`, or closing the iterator, ends generation at the next token."""
+        stop = stop or threading.Event()
+        with self._lock:
+            request = self._request(clip, question, method)
+            if self.model.device.type == "cuda":
+                self._generate(request, 1)  # warm-up at this length: kernels are chosen per shape
+            streamer = _Streamer()
+            outcome: list = []
+
+            def work():
+                try:
+                    outcome.append(self._generate(request, self.adapter.n_new_tokens, streamer=streamer, stop=stop))
+                except BaseException as error:  # raised again below, in the caller's thread
+                    outcome.append(error)
+                finally:
+                    streamer.end()
+
+            thread = threading.Thread(target=work, daemon=True)
+            thread.start()
+            try:
+                for ids in streamer:
+                    yield self.adapter.decode(ids)
+            finally:
+                stop.set()  # after the last token this changes nothing; when the consumer left, it ends the run
+                thread.join()
+            if isinstance(outcome[0], BaseException):
+                raise outcome[0]
+            yield self._result(request, outcome[0], fvcore, self._peak(request, outcome[0]) if peak else (None, None))
+
+    def compare(self, clip: Clip, question: str, method: str = "fastav", *, fvcore: bool = True, peak: bool = True) -> Comparison:
+        """Vanilla and `method`, one after the other: single runs."""
+        return Comparison(*(self.answer(clip, question, m, fvcore=fvcore, peak=peak) for m in ("vanilla", method)))
+
+    def measure(
+        self, clip: Clip, question: str, method: str = "fastav", *, repeats: int = 5, n_new_tokens: int = 32
+    ) -> Comparison:
+        """Timings to rely on: both methods warmed up, interleaved `repeats` times with `n_new_tokens` forced; median and quartiles.
+
+        The answers come from an ordinary run. Raises UserError for fewer than 5 repeats or too few tokens to time.
+        """
+        if repeats < 5 or n_new_tokens <= MIN_GAPS:
+            raise UserError(f"measuring needs at least 5 repeats and {MIN_GAPS + 1} tokens, got {repeats} and {n_new_tokens}")
+        plain = self.compare(clip, question, method)
+        with self._lock:
+            requests = [self._request(clip, question, m) for m in ("vanilla", method)]
+            for request in requests:
+                self._generate(request, n_new_tokens, forced=True)
+            runs = [[self._generate(r, n_new_tokens, forced=True) for r in requests] for _ in range(repeats)]
+        results = []
+        for result, own in zip((plain.vanilla, plain.pruned), zip(*runs, strict=True), strict=True):
+            times = {
+                "prefill_sec": [run.seconds[0] for run in own],
+                "per_token_sec": [statistics.mean(run.seconds[1:]) for run in own],
+                "total_sec": [sum(run.seconds) for run in own],
+            }
+            quartiles = {name: np.percentile(values, (25, 50, 75)).tolist() for name, values in times.items()}
+            results.append(
+                replace(
+                    result,
+                    n_repeats=repeats,
+                    n_new_tokens=n_new_tokens,
+                    spread={name: [q[0], q[2]] for name, q in quartiles.items()},
+                    **{name: q[1] for name, q in quartiles.items()},
+                )
+            )
+        return Comparison(*results)
+
+    def inputs(self, clip: Clip, question: str) -> tuple[Inputs, float | None]:
+        """The prompt of a question and the seconds that encoding the clip took, None when it was encoded before."""
+        if not question.strip():
+            raise UserError("the question is empty; ask something about the clip")
+        if len(question) > MAX_QUESTION_CHARACTERS:
+            raise UserError(f"the question has {len(question)} characters; at most {MAX_QUESTION_CHARACTERS} are allowed")
+        seconds = None
+        with torch.inference_mode():
+            if self._encoded is None or self._encoded[0] != clip.sha256:
+                began = time.perf_counter()
+                features = self.adapter.encode(clip)
+                if self.model.device.type == "cuda":
+                    torch.cuda.synchronize()
+                seconds = time.perf_counter() - began
+                self._encoded = (clip.sha256, features)
+            inputs = self.adapter.prepare(self._encoded[1], clip, question)
+        layout = inputs.layout.with_facts(request_id=f"{clip.sha256}\0{question}")
+        return replace(inputs, layout=layout), seconds
+
+    def _request(self, clip: Clip, question: str, method: str) -> _Request:
+        parsed = parse(method, self.n_layers)
+        inputs, encode_sec = self.inputs(clip, question)
+        return _Request(clip, question, parsed, inputs, lengths(parsed, inputs.layout, self.n_layers), encode_sec)
+
+    @torch.inference_mode()
+    def _generate(self, request: _Request, n_new_tokens: int, *, forced=False, streamer=None, stop=None) -> _Run:
+        embeds = request.inputs.embeds
+        if isinstance(request.method, Vanilla):
+            cache = DynamicCache(config=self.model.config)
+        else:
+            cache = engine.PrunedCache(self.model.config, request.inputs.layout, request.method)
+        clock = Clock(embeds.device)
+        if embeds.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() if embeds.device.type == "cuda" else 0
+        clock.start()
+        ids = self.model.generate(
+            inputs_embeds=embeds,
+            attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device),
+            past_key_values=cache,
+            do_sample=False,
+            max_new_tokens=n_new_tokens,
+            min_new_tokens=n_new_tokens if forced else None,
+            logits_processor=[clock],
+            stopping_criteria=[_StopFlag(stop)] if stop else None,
+            streamer=streamer,
+            **request.inputs.generate_kwargs,
+        )[0].tolist()
+        seconds = clock.seconds()
+        total = torch.cuda.max_memory_allocated() if embeds.device.type == "cuda" else None
+        kept = None if isinstance(request.method, Vanilla) else cache.kept()
+        return _Run(ids, seconds, kv_bytes(cache, request.lengths), kept, None if total is None else (total - before, total))
+
+    def _peak(self, request: _Request, run: _Run) -> tuple[int | None, int | None]:
+        if run.peak is not None:
+            return run.peak
+        return peak_memory(lambda: self._generate(request, 1), self.model.device)
+
+    def _result(self, request: _Request, run: _Run, fvcore: bool, peak: tuple[int | None, int | None]) -> Result:
+        clip, layout, sizes = request.clip, request.inputs.layout, request.lengths
+        full = [len(layout)] * self.n_layers
+        seen = np.full(len(layout), self.n_layers)
+        if run.kept is not None:
+            seen = np.bincount(np.concatenate([np.array(k) for k in run.kept]), minlength=len(layout))
+        notes = list(clip.notes)
+        if layout.single_stream:
+            stream = "audio" if layout.count()["audio"] else "video"
+            notes.append(f"{stream} only: single-stream mode, no global pruning by the model's rule")
+        return Result(
+            answer=self.adapter.decode(run.ids),
+            question=request.question,
+            model=self.model_name,
+            checkpoint=self.checkpoint,
+            method=str(request.method),
+            clip_name=clip.name,
+            clip_sha256=clip.sha256,
+            clip_duration_sec=clip.duration_sec,
+            has_video=clip.has_video,
+            has_audio=clip.has_audio,
+            notes=tuple(notes),
+            token_runs=tuple(tuple(r) for r in layout.runs()),
+            layers_seen=tuple(seen.tolist()),
+            lengths=tuple(sizes),
+            tokens_before=layout.count(),
+            tokens_after=layout.count(seen == self.n_layers),
+            flops=gqa_flops(sizes, self.config),
+            flops_paper=paper_flops(sizes, self.config),
+            flops_fvcore=fvcore_flops(sizes, self.config) if fvcore else None,
+            flops_relative_percent=100 * gqa_flops(sizes, self.config) / gqa_flops(full, self.config),
+            flops_paper_relative_percent=100 * paper_flops(sizes, self.config) / paper_flops(full, self.config),
+            n_new_tokens=len(run.ids),
+            encode_sec=request.encode_sec,
+            prefill_sec=run.seconds[0],
+            per_token_sec=statistics.mean(run.seconds[1:]) if len(run.seconds) > MIN_GAPS else None,
+            total_sec=sum(run.seconds),
+            n_repeats=1,
+            kv_bytes=run.kv_bytes,
+            peak_bytes=peak[0],
+            total_bytes=peak[1],
+            device=_device_name(self.model.device),
+            dtype=str(self.model.dtype).removeprefix("torch."),
+            attn=self.model.config._attn_implementation,
+            versions={name: version(name) for name in ("torch", "transformers")} | {"python": platform.python_version()},
+        )
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A question about a clip by one method; lengths [L] are its planned tokens per layer."""
+
+    clip: Clip
+    question: str
+    method: Method
+    inputs: Inputs
+    lengths: list[int]
+    encode_sec: float | None
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one generate gave: new ids, seconds per forward, KV bytes of the prompt, kept positions per layer, (peak, total) bytes on CUDA."""
+
+    ids: list[int]
+    seconds: list[float]
+    kv_bytes: int
+    kept: list[list[int]] | None
+    peak: tuple[int, int] | None
+
+
+class _StopFlag(StoppingCriteria):
+    """Ends generation at the next token once the event is set."""
+
+    def __init__(self, event: threading.Event):
+        self.event = event
+
+    def __call__(self, input_ids, scores, **kwargs):
+        return torch.full((len(input_ids),), self.event.is_set(), dtype=torch.bool, device=input_ids.device)
+
+
+class _Streamer(BaseStreamer):
+    """Hands the growing list of new ids from the generating thread to the consumer."""
+
+    def __init__(self):
+        self._queue: queue.Queue = queue.Queue()
+        self._ids: list[int] = []
+
+    def put(self, value):
+        self._ids = self._ids + value.flatten().tolist()  # the prompt comes first and is empty: it went in as embeddings
+        if self._ids:
+            self._queue.put(self._ids)
+
+    def end(self):
+        self._queue.put(None)
+
+    def __iter__(self):
+        return iter(self._queue.get, None)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,62 @@
+"""Shared fixtures: random models small enough to run in milliseconds, and layouts for them."""
+
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers.models.qwen2 import modeling_qwen2
+
+from fastav.layout import TokenLayout, first_audio
+
+N_LAYERS = 6
+
+
+@pytest.fixture
+def layout():
+    """5 text, 4 frames of 6 video tokens, 30 audio tokens, 7 text: N = 66; the model's rule keeps the video and 5 audio tokens."""
+    layout = TokenLayout.of(("text", 5), ("video", 24, 4), ("audio", 30), ("text", 7))
+    return layout.with_facts(rule_keep=first_audio(layout, 5), request_id="clip and question")
+
+
+@pytest.fixture(autouse=True)
+def float64_throughout(monkeypatch):
+    """transformers computes eager softmax and RMSNorm in float32 even in a float64 model; equality to 1e-10 needs float64."""
+    softmax = torch.nn.functional.softmax
+
+    def wide_softmax(x, dim=None, dtype=None, **kwargs):
+        return softmax(x, dim=dim, dtype=None if x.dtype == torch.float64 else dtype, **kwargs)
+
+    def wide_norm(self, x):
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+
+    norm = modeling_qwen2.Qwen2RMSNorm.forward
+    monkeypatch.setattr(torch.nn.functional, "softmax", wide_softmax)
+    monkeypatch.setattr(
+        modeling_qwen2.Qwen2RMSNorm, "forward", lambda self, x: (wide_norm if x.dtype == torch.float64 else norm)(self, x)
+    )
+
+
+def random_qwen2(attn="eager", n_layers=N_LAYERS, **settings):
+    """A stock Qwen2 in float64 with attention peaked enough that scores differ, greedy by default."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=97, hidden_size=48, intermediate_size=64, num_hidden_layers=n_layers, num_attention_heads=4,
+        num_key_value_heads=2, attn_implementation=attn, initializer_range=0.2, bos_token_id=None, eos_token_id=None,
+        pad_token_id=None, **settings,
+    )
+    return Qwen2ForCausalLM(config).double().eval()
+
+
+@pytest.fixture
+def model():
+    return random_qwen2()
+
+
+def greedy(model, n_new=6, **inputs):
+    """(new ids, logits [n_new, V] in the model's own dtype) of the stock generate."""
+    logits = []
+    handle = model.lm_head.register_forward_hook(lambda module, args, output: logits.append(output[0, -1]))
+    try:
+        out = model.generate(**inputs, max_new_tokens=n_new, do_sample=False)
+    finally:
+        handle.remove()
+    return out[0, -n_new:].tolist(), torch.stack(logits)

@@ -1,0 +1,616 @@
+"""Clips are made here, frame numbers painted into them as eight black or white bars, which every codec keeps.
+
+Oracles: the painted number; decoding everything and picking by index; the time stamps that were written; the
+tone that was written (frequency, level, onset, length).
+"""
+
+import hashlib
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+import soundfile
+from av.stream import Disposition
+
+from fastav import decode
+from fastav.errors import UserError
+from fastav.media import clip_from_arrays, read_clip, uniform, write_clip
+
+N, FPS, W, H, GOP = 40, 25, 160, 120, 10
+TONE_HZ, LEVEL, ONSET_SEC = 440, 0.5, 0.4
+MS = Fraction(1, 1000)
+
+# A phone's or a screen recorder's rhythm: long waits, then bursts.
+UNEVEN_MS = np.cumsum([0] + [120 if i % 8 < 3 else 20 for i in range(N - 1)]).tolist()
+
+
+def painted(number: int, w: int = W, h: int = H) -> np.ndarray:
+    """Upright picture of `number`: bar b, from the left, is white when bit b is set. The top eighth is red."""
+    picture = np.full((h, w, 3), 16, np.uint8)
+    for bit in range(8):
+        if number >> bit & 1:
+            picture[:, bit * w // 8 : (bit + 1) * w // 8] = 235
+    picture[: h // 8] = (200, 20, 20)
+    return picture
+
+
+def number_in(picture: np.ndarray) -> int:
+    """Read it back; -1 when the red part is not on top."""
+    h, w = picture.shape[:2]
+    top, bottom = picture[h // 16, w // 2].astype(int), picture[h - h // 16, w // 2].astype(int)
+    if top[0] - top[2] < 80 or bottom[0] - bottom[2] > 80:
+        return -1
+    return sum(1 << bit for bit in range(8) if picture[h // 2, (2 * bit + 1) * w // 16].mean() > 128)
+
+
+def tone(sec: float, rate: int) -> np.ndarray:
+    """float32 [2, S]: silence, from ONSET_SEC on a sine on the left; the right is silent."""
+    t = np.arange(round(sec * rate)) / rate
+    left = np.where(t >= ONSET_SEC, LEVEL * np.sin(2 * np.pi * TONE_HZ * t), 0)
+    return np.stack([left, 0 * left]).astype(np.float32)
+
+
+def encode_sound(out, stream, sound: np.ndarray, rate: int, start_sec: float = 0.0) -> None:
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound), "fltp", "stereo")
+    frame.sample_rate, frame.pts = rate, round(start_sec * rate)
+    frame.time_base = Fraction(1, rate)
+    codec = stream.codec_context
+    resampler = av.AudioResampler(codec.format, "stereo", rate, frame_size=codec.frame_size or 1024)
+    for piece in resampler.resample(frame) + resampler.resample(None):
+        out.mux(stream.encode(piece))
+    out.mux(stream.encode(None))
+
+
+def make(
+    path: Path,
+    codec: str | None = "libx264",
+    sound: str | None = None,
+    *,
+    options=None,
+    pix_fmt="yuv420p",
+    stamps_ms=None,
+    rotation=0,
+    n=N,
+    sound_sec=N / FPS,
+    sound_start_sec=0.0,
+    rate=48_000,
+    container_options=None,
+    tags=None,
+) -> Path:
+    """A file with N painted frames and a stereo tone, by PyAV."""
+    with av.open(str(path), "w", options=container_options or {}) as out:
+        out.metadata.update(tags or {})
+        time_base = MS if stamps_ms else Fraction(1, FPS)
+        if codec:
+            video = out.add_stream(codec, rate=FPS, options={"g": str(GOP), **(options or {})})
+            turned = rotation % 180 != 0
+            video.width, video.height = (H, W) if turned else (W, H)
+            video.pix_fmt = pix_fmt
+            video.codec_context.time_base = time_base
+            if rotation:
+                video.set_display_rotation(rotation)
+        if sound:
+            audio = out.add_stream(sound, rate=rate, layout="stereo")
+        for i in range(n if codec else 0):
+            # A player turns by `rotation` counter-clockwise, so the stored picture is turned clockwise.
+            stored = np.ascontiguousarray(np.rot90(painted(i), -rotation // 90))
+            frame = av.VideoFrame.from_ndarray(stored, format="rgb24")
+            frame.pts, frame.time_base = (stamps_ms[i] if stamps_ms else i), time_base
+            out.mux(video.encode(frame))
+        if codec:
+            out.mux(video.encode(None))
+        if sound:
+            encode_sound(out, audio, tone(sound_sec, rate), rate, sound_start_sec)
+    return path
+
+
+VIDEOS = {
+    "h264-aac.mp4": dict(codec="libx264", sound="aac"),
+    "hevc10-aac.mov": dict(
+        codec="libx265", sound="aac", pix_fmt="yuv420p10le", options={"x265-params": "log-level=none"}
+    ),
+    "vp9-opus.webm": dict(
+        codec="libvpx-vp9", sound="libopus", options={"deadline": "realtime", "cpu-used": "8"}
+    ),
+    "av1-aac.mp4": dict(codec="libsvtav1", sound="aac", options={"preset": "12"}),
+    "h264-mp3.mkv": dict(codec="libx264", sound="libmp3lame"),
+    "h264-pcm.mov": dict(codec="libx264", sound="pcm_s16le"),
+    "mpeg4-mp3.avi": dict(codec="mpeg4", sound="libmp3lame", options={"bf": "2"}),
+    "h264.avi": dict(codec="libx264"),
+    "open-gop.mp4": dict(codec="libx264", options={"x264-params": "open-gop=1:bframes=3:b-adapt=0"}),
+    "vfr.mp4": dict(codec="libx264", stamps_ms=UNEVEN_MS, sound="aac", sound_sec=2.0),
+    "vfr.mkv": dict(codec="libx264", stamps_ms=UNEVEN_MS),
+    "phone-90.mp4": dict(codec="libx264", rotation=-90, sound="aac"),
+    "turned90.mkv": dict(codec="libx264", rotation=90),
+    "turned180.mp4": dict(codec="libx264", rotation=180),
+}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    for name, settings in VIDEOS.items():
+        make(folder / name, **settings)
+    return folder
+
+
+def decode_everything(path: Path) -> list:
+    """The slow obvious reader: (time, turned picture) of every frame in the decoder's order."""
+    with av.open(str(path)) as container:
+        return [
+            (frame.time, np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90 % 4))
+            for frame in container.decode(video=0)
+        ]
+
+
+# --- frames
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_each_index_alone_gives_the_frame_that_decoding_everything_gives(videos, name):
+    everything = decode_everything(videos / name)
+    assert [number_in(picture) for _, picture in everything] == list(range(N))  # the oracle itself
+    stamps_sec = np.array(VIDEOS[name].get("stamps_ms") or np.arange(N) * 1000 / FPS) / 1000
+    for i in [*range(0, N, 3), N - 1]:  # steps of 3 meet every place of a 10-frame group
+        clip = read_clip(videos / name, lambda n, fps, sec, i=i: [i])
+        assert number_in(clip.frames[0]) == i
+        assert np.array_equal(clip.frames[0], everything[i][1])
+        assert clip.frame_times_sec[0] == pytest.approx(stamps_sec[i], abs=0.0011)  # matroska counts in ms
+
+
+@pytest.mark.parametrize("name", ["h264-aac.mp4", "h264-mp3.mkv", "mpeg4-mp3.avi", "vfr.mp4"])
+def test_a_sampler_sees_the_counted_frames_and_its_order_and_repeats_are_kept(videos, name):
+    seen = []
+
+    def sampler(n_frames, fps, duration_sec):
+        seen.append((n_frames, fps, duration_sec))
+        return [30, 3, 30, 39, 0]
+
+    clip = read_clip(videos / name, sampler)
+    assert [number_in(f) for f in clip.frames] == [30, 3, 30, 39, 0]
+    sec = (UNEVEN_MS[-1] + 20) / 1000 if "vfr" in name else N / FPS
+    [(n_frames, fps, duration_sec)] = seen
+    assert n_frames == clip.n_source_frames == N
+    assert duration_sec == pytest.approx(sec, abs=0.021)
+    assert fps == clip.fps == pytest.approx(n_frames / duration_sec)
+
+
+@pytest.mark.parametrize("indices", [[], [-1], [N]])
+def test_a_sampler_that_points_outside_is_a_programming_error(videos, indices):
+    with pytest.raises(ValueError, match=r"frame indices in 0\.\.39"):
+        read_clip(videos / "h264.avi", lambda n, fps, sec: indices)
+
+
+def test_uniform_takes_the_middles_of_equal_parts():
+    assert uniform(8)(40, 25, 1.6) == [2, 7, 12, 17, 22, 27, 32, 37]
+    assert uniform(8)(16, 25, 0.64) == [1, 3, 5, 7, 9, 11, 13, 15]  # a middle between two frames: the later
+    assert uniform(4)(2, 25, 0.08) == [0, 0, 1, 1]
+    assert uniform(1)(1, 25, 0.04) == [0]
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        uniform(0)
+
+
+@pytest.mark.parametrize("name", ["vfr.mp4", "vfr.mkv"])
+def test_uniform_takes_what_a_player_shows_at_those_times_when_the_rate_varies(videos, name):
+    clip = read_clip(videos / name, uniform(8))
+    times = np.array(UNEVEN_MS) / 1000
+    end = times[-1] + (clip.n_source_frames / clip.fps - times[-1])
+    shown = [max(i for i in range(N) if times[i] <= (k + 0.5) * end / 8) for k in range(8)]
+    assert [number_in(f) for f in clip.frames] == shown
+    assert shown != uniform(8)(N, clip.fps, end)  # the case does tell the two apart
+    np.testing.assert_allclose(clip.frame_times_sec, times[shown], atol=0.0011)
+
+
+def test_frames_are_scaled_upright_while_converting(videos):
+    for name in ["h264-aac.mp4", "phone-90.mp4"]:
+        clip = read_clip(videos / name, uniform(4), size=(96, 48))
+        assert clip.frames.shape == (4, 48, 96, 3)
+        assert [number_in(f) for f in clip.frames] == uniform(4)(N, FPS, N / FPS)
+    assert read_clip(videos / "phone-90.mp4").frames.shape == (8, H, W, 3)
+
+
+def test_reading_seeks_instead_of_decoding_everything(videos, monkeypatch):
+    decoded, original = [], decode._decoded
+
+    def counting(container, stream):
+        for frame in original(container, stream):
+            decoded.append(stream.type)
+            yield frame
+
+    monkeypatch.setattr(decode, "_decoded", counting)
+    read_clip(videos / "h264-aac.mp4", lambda n, fps, sec: [1, N - GOP + 1])
+    assert decoded.count("video") <= 2 + 2  # each at the second place of its group
+    decoded.clear()
+    read_clip(videos / "h264-aac.mp4", lambda n, fps, sec: list(range(N)))
+    assert decoded.count("video") == N  # and nothing is decoded twice
+
+
+def test_frames_cut_away_by_an_edit_list_are_not_counted(videos, tmp_path):
+    ffmpeg = pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe()
+    path = tmp_path / "trimmed.mp4"
+    source = str(videos / "h264-aac.mp4")
+    command = [ffmpeg, "-v", "error", "-ss", "0.6", "-i", source, "-c", "copy", str(path)]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    numbers = [number_in(picture) for _, picture in decode_everything(path)]
+    clip = read_clip(path, lambda n, fps, sec: list(range(n)))
+    assert [number_in(f) for f in clip.frames] == numbers and numbers[-1] == N - 1 and numbers[0] > 5
+    assert clip.frame_times_sec[0] == 0
+    assert clip.notes == ()
+
+
+# --- sound
+
+
+def assert_is_the_tone(audio, level, sec, *, rate=16_000, delay_sec=0.004, length_sec=1 / 16_000):
+    loud = np.flatnonzero(np.abs(audio) > level / 4)
+    assert loud[0] / rate == pytest.approx(ONSET_SEC, abs=delay_sec)
+    middle = audio[loud[0] + 800 : loud[0] + 800 + rate // 2]
+    spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle))))
+    assert np.argmax(spectrum) * rate / len(middle) == pytest.approx(TONE_HZ, abs=2)
+    assert np.sqrt(2 * np.mean(middle**2)) == pytest.approx(level, rel=0.05)
+    assert len(audio) / rate == pytest.approx(sec, abs=length_sec)
+
+
+@pytest.mark.parametrize("name", [name for name, settings in VIDEOS.items() if settings.get("sound")])
+def test_sound_is_mono_at_16_khz_from_the_start(videos, name):
+    sec = VIDEOS[name].get("sound_sec", N / FPS)
+    # Neither matroska nor avi says how much priming an mp3 has: 1105 samples and a block of 1152 at the end.
+    slack = dict(delay_sec=0.03, length_sec=0.06) if "mp3" in name else {}
+    clip = read_clip(videos / name)
+    assert clip.has_audio and clip.has_video and clip.audio.dtype == np.float32 and clip.audio_rate == 16_000
+    assert_is_the_tone(clip.audio, LEVEL / 2, sec, **slack)
+    assert clip.notes == ()
+
+
+def test_channels_and_rate(videos):
+    first = read_clip(videos / "h264-aac.mp4", channels="first")
+    assert_is_the_tone(first.audio, LEVEL, N / FPS)
+    fast = read_clip(videos / "h264-aac.mp4", rate=48_000)
+    assert fast.audio_rate == 48_000
+    assert_is_the_tone(fast.audio, LEVEL / 2, N / FPS, rate=48_000)
+    with pytest.raises(ValueError, match='"mean" or "first", got \'left\''):
+        read_clip(videos / "h264-aac.mp4", channels="left")
+
+
+def test_sound_shorter_or_longer_than_the_picture_keeps_its_own_length(tmp_path):
+    for sec in (0.8, 2.5):
+        clip = read_clip(make(tmp_path / "clip.mp4", sound="aac", sound_sec=sec))
+        assert_is_the_tone(clip.audio, LEVEL / 2, sec)
+        assert clip.duration_sec == pytest.approx(max(sec, N / FPS), abs=1e-3)
+        assert [number_in(f) for f in clip.frames] == uniform(8)(N, FPS, N / FPS)
+        assert clip.notes == ()
+
+
+@pytest.mark.parametrize("name", ["late.mp4", "late.mkv"])
+def test_sound_that_starts_after_the_picture_keeps_its_place_in_time(tmp_path, name):
+    clip = read_clip(make(tmp_path / name, sound="aac", sound_sec=1.2, sound_start_sec=0.5))
+    onset = np.flatnonzero(np.abs(clip.audio) > LEVEL / 8)[0] / 16_000
+    assert onset == pytest.approx(0.5 + ONSET_SEC, abs=0.03)
+    assert any("starts 0.5 s after the picture" in note for note in clip.notes)
+
+
+def test_sound_before_the_picture_is_left_out(tmp_path):
+    stamps_ms = [500 + 1000 * i // FPS for i in range(N)]
+    clip = read_clip(make(tmp_path / "early.mkv", sound="aac", stamps_ms=stamps_ms, sound_sec=2.0))
+    assert np.flatnonzero(np.abs(clip.audio) > LEVEL / 8)[0] / 16_000 < 0.03  # it began at 0.4 s, before 0.5 s
+    assert clip.frame_times_sec[0] < 0.2
+    assert any("first 0.5 s of the sound" in note for note in clip.notes)
+
+
+def test_no_audio_stream_is_not_the_same_as_a_silent_one(videos, tmp_path):
+    without = read_clip(videos / "vfr.mkv")
+    assert not without.has_audio and without.audio.shape == (0,) and without.notes == ()
+    silent = tmp_path / "silent.mp4"
+    write_clip(silent, np.stack([painted(0)] * 8), 8, np.zeros(16_000, np.float32))
+    clip = read_clip(silent)
+    assert clip.has_audio and len(clip.audio) == 16_000 and not clip.audio.any()
+
+
+def write_sound_file(path: Path) -> None:
+    if path.suffix in (".wav", ".flac", ".mp3"):
+        soundfile.write(path, tone(1.6, 44_100).T, 44_100)
+    elif path.name == "vorbis.ogg":
+        soundfile.write(path, tone(1.6, 44_100).T, 44_100, format="OGG", subtype="VORBIS")
+    else:
+        codec = {"opus.ogg": "libopus", "sound.m4a": "aac", "sound.aac": "aac", "sound.mp4": "aac"}[path.name]
+        make(path, None, codec, sound_sec=1.6)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.wav", "a.flac", "a.mp3", "vorbis.ogg", "opus.ogg", "sound.m4a", "sound.mp4", "sound.aac"],
+)
+def test_a_sound_file_alone(tmp_path, name):
+    write_sound_file(tmp_path / name)
+    # A bare aac stream does not say how much priming it has: 1024 samples, and a block at the end.
+    slack = dict(delay_sec=0.025, length_sec=0.05) if name == "sound.aac" else dict(length_sec=0.001)
+    clip = read_clip(tmp_path / name)
+    assert not clip.has_video and clip.has_audio and clip.notes == ()
+    assert clip.frames.shape == (0, 0, 0, 3) and clip.frame_times_sec.shape == (0,)
+    assert (clip.n_source_frames, clip.fps) == (0, 0.0)
+    assert clip.duration_sec == len(clip.audio) / 16_000
+    assert_is_the_tone(clip.audio, LEVEL / 2, 1.6, **slack)
+    assert_is_the_tone(read_clip(tmp_path / name, channels="first").audio, LEVEL, 1.6, **slack)
+
+
+def test_a_16_khz_mono_wav_comes_back_sample_by_sample(tmp_path):
+    sound = np.random.default_rng(0).uniform(-1, 1, 50_000).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", sound, 16_000, subtype="FLOAT")
+    np.testing.assert_array_equal(read_clip(tmp_path / "a.wav").audio, sound)
+
+
+def test_a_wav_that_soundfile_does_not_know_is_read_all_the_same(tmp_path):
+    path = make(tmp_path / "ac3.wav", None, "ac3", sound_sec=1.6)
+    with pytest.raises(soundfile.LibsndfileError):
+        soundfile.read(path)
+    assert_is_the_tone(read_clip(path).audio, LEVEL / 2, 1.6, delay_sec=0.01, length_sec=0.05)
+
+
+@pytest.mark.parametrize("name", ["cover.mp3", "cover.m4a"])
+def test_cover_art_is_not_video(tmp_path, name):
+    path = tmp_path / name
+    with av.open(str(path), "w") as out:
+        audio = out.add_stream("libmp3lame" if name.endswith("mp3") else "aac", rate=48_000, layout="stereo")
+        cover = out.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = W, H, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        out.mux(cover.encode(av.VideoFrame.from_ndarray(painted(5), format="rgb24").reformat(format="yuvj420p")))
+        encode_sound(out, audio, tone(1.6, 48_000), 48_000)
+    with av.open(str(path)) as container:
+        assert len(container.streams.video) == 1  # PyAV itself calls it video
+    clip = read_clip(path)
+    assert not clip.has_video and len(clip.frames) == 0
+    assert_is_the_tone(clip.audio, LEVEL / 2, 1.6, length_sec=0.03)
+
+
+# --- flawed files
+
+
+def test_refusals_name_the_file_the_reason_and_what_is_allowed(videos, tmp_path):
+    whole = (videos / "h264-aac.mp4").read_bytes()
+    files = {
+        "text.mp4": (b"just words\n" * 500, "not a video or sound file"),
+        "notes.txt": (b"just words\n" * 500, "not a video or sound file"),  # FFmpeg alone would render it
+        "picture.mp4": (b"", "not a video or sound file"),
+        "zero.mp4": (b"", "empty"),
+        "half.mp4": (whole[: len(whole) // 2], "cut or damaged: the index"),
+        "head.webm": ((videos / "vp9-opus.webm").read_bytes()[:40], "cut or damaged: nothing follows"),
+        "words.srt": (b"1\n00:00:00,000 --> 00:00:01,000\nhello\n" * 20, "not a video or sound file"),
+    }
+    for name, (content, _) in files.items():
+        (tmp_path / name).write_bytes(content)
+    av.VideoFrame.from_ndarray(painted(1), format="rgb24").to_image().save(tmp_path / "picture.mp4", "PNG")
+    files["missing.mp4"] = files["nul\0.mp4"] = (None, "no such file|cannot be read")
+    (tmp_path / "folder.mp4").mkdir()
+    files["folder.mp4"] = (None, "a folder")
+    with av.open(str(tmp_path / "subtitles.mkv"), "w") as out:
+        subtitles = out.add_stream("srt")
+        packet = av.Packet(b"hello")
+        packet.stream, packet.pts, packet.dts, packet.duration, packet.time_base = subtitles, 0, 0, 1000, MS
+        out.mux(packet)
+    files["subtitles.mkv"] = (None, "neither picture nor sound")
+    for name, (_, reason) in files.items():
+        with pytest.raises(UserError, match=f"(?s)^{name}: .*({reason}).*Allowed: mp4, mov, .*mp3") as caught:
+            read_clip(tmp_path / name)
+        assert str(tmp_path) not in str(caught.value)  # the page shows this text
+
+
+def test_a_file_without_permission_is_a_user_error(videos, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("fastav.media.open", refuse, raising=False)  # chmod does not stop root
+    with pytest.raises(UserError, match=r"vfr\.mkv: the file cannot be read \(Permission denied\)"):
+        read_clip(videos / "vfr.mkv")
+
+
+def test_a_playlist_cannot_make_us_read_other_files(videos, tmp_path):
+    playlist = tmp_path / "list.mp4"
+    target = (videos / "h264-aac.mp4").as_uri()
+    playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{target}\n#EXT-X-ENDLIST\n")
+    with pytest.raises(UserError, match="not a video or sound file"):
+        read_clip(playlist)
+
+
+@pytest.mark.parametrize(
+    "name, sound", [("clip.mp4", "aac"), ("mute.mp4", None), ("clip.mkv", "aac"), ("mute.mkv", None), ("c.avi", None)]
+)
+@pytest.mark.parametrize("part", [0.5, 0.9])
+def test_a_cut_file_gives_what_it_holds_and_says_so(tmp_path, name, sound, part):
+    first = {"movflags": "faststart"} if name.endswith("mp4") else {}
+    path = make(tmp_path / name, "mpeg4" if "avi" in name else "libx264", sound, container_options=first)
+    content = path.read_bytes()
+    path.write_bytes(content[: round(part * len(content))])
+    clip = read_clip(path)
+    numbers = [number_in(f) for f in clip.frames]
+    assert len(numbers) == 8 and numbers == sorted(numbers)
+    assert 0.6 * part * N < clip.n_source_frames < N
+    assert max(numbers) <= clip.n_source_frames
+    np.testing.assert_allclose(clip.frame_times_sec, np.array(numbers) / FPS, atol=0.002)
+    if part == 0.5:
+        assert any(note.startswith("the file is cut: ") and "1.6 s" in note for note in clip.notes)
+
+
+def test_damage_in_the_middle_leaves_the_rest(tmp_path):
+    path = make(tmp_path / "hole.mp4", sound="aac", container_options={"movflags": "faststart"})
+    content = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        holes = [(p.pos, p.size) for p in container.demux(video=0) if p.pts is not None][GOP : 2 * GOP]
+    for position, size in holes:
+        content[position : position + size] = bytes(size)
+    path.write_bytes(content)
+    clip = read_clip(path, lambda n, fps, sec: [3, 14, 33])
+    assert [number_in(clip.frames[0]), number_in(clip.frames[2])] == [3, 33]
+    assert any("1 of 3 frames cannot be decoded" in note for note in clip.notes)
+    assert clip.frame_times_sec[1] != 14 / FPS  # the time of the frame that is really shown
+
+
+def test_a_beginning_that_cannot_be_decoded_leaves_the_rest(tmp_path):
+    path = make(tmp_path / "hole.mp4", container_options={"movflags": "faststart"})
+    content = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        holes = [(p.pos, p.size) for p in container.demux(video=0) if p.pts is not None][:GOP]
+    for position, size in holes:
+        content[position : position + size] = bytes(size)
+    path.write_bytes(content)
+    clip = read_clip(path, lambda n, fps, sec: [2, 33])
+    assert [number_in(f) for f in clip.frames] == [GOP, 33]
+
+
+def test_streams_in_unknown_formats_are_named(videos, tmp_path):
+    content = (videos / "h264-aac.mp4").read_bytes()
+    (tmp_path / "sound.mp4").write_bytes(content.replace(b"avc1", b"zzz1"))
+    clip = read_clip(tmp_path / "sound.mp4")
+    assert not clip.has_video and clip.has_audio
+    assert clip.notes == ("the picture is in a format that cannot be decoded",)
+    mov = (videos / "h264-pcm.mov").read_bytes()
+    (tmp_path / "picture.mov").write_bytes(mov.replace(b"sowt", b"zzz2"))
+    clip = read_clip(tmp_path / "picture.mov")
+    assert clip.has_video and not clip.has_audio
+    assert clip.notes == ("the sound is in a format that cannot be decoded",)
+    (tmp_path / "none.mov").write_bytes(mov.replace(b"sowt", b"zzz2").replace(b"avc1", b"zzz1"))
+    with pytest.raises(UserError, match="the picture is in a format .*; the sound is in a format"):
+        read_clip(tmp_path / "none.mov")
+
+
+def test_streams_without_content(tmp_path):
+    path = make(tmp_path / "no-frames.mkv", n=0, sound="aac")
+    clip = read_clip(path)
+    assert not clip.has_video and clip.has_audio and clip.notes == ("the video stream holds no frames",)
+    with pytest.raises(UserError, match=r"no-frames2\.mkv: the video stream holds no frames\. Allowed"):
+        read_clip(make(tmp_path / "no-frames2.mkv", n=0))
+    soundfile.write(tmp_path / "none.wav", np.zeros(0), 16_000)
+    with pytest.raises(UserError, match=r"none\.wav: the audio stream holds no sound"):
+        read_clip(tmp_path / "none.wav")
+
+
+def test_odd_names_and_old_tags_are_no_obstacle(tmp_path):
+    path = make(tmp_path / "http: ünï %d.avi", "mpeg4", tags={"title": "ABCDEFGH"})
+    content = path.read_bytes()
+    assert b"ABCDEFGH" in content
+    path.write_bytes(content.replace(b"ABCDEFGH", b"\xe4\xf6\xfc\xff\xfe\x80\xe4\xf6"))  # not UTF-8
+    assert read_clip(path).name == "http: ünï %d.avi"
+
+
+# --- writing, arrays, the module
+
+
+@pytest.mark.parametrize("fps", [25, 29.97, 7])
+def test_a_written_clip_reads_back(tmp_path, monkeypatch, fps):
+    monkeypatch.chdir(tmp_path)
+    frames = np.stack([painted(i) for i in range(29)])
+    sound = tone(29 / fps, 16_000)[0]
+    write_clip("clip.mp4", frames, fps, sound)
+    assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+    clip = read_clip("clip.mp4", lambda n, fps, sec: list(range(n)))
+    assert [number_in(f) for f in clip.frames] == list(range(29))
+    assert clip.fps == pytest.approx(fps, abs=0.01)
+    assert np.abs(clip.frames.astype(int) - frames).mean() < 4
+    assert_is_the_tone(clip.audio, LEVEL, len(sound) / 16_000)
+    with av.open("clip.mp4") as container:
+        [video], [audio] = container.streams.video, container.streams.audio
+        assert (video.codec_context.name, video.format.name) == ("h264", "yuv420p")
+        assert (audio.codec_context.name, audio.channels, audio.rate) == ("aac", 1, 16_000)
+
+
+def test_a_clip_written_without_sound_has_no_audio_stream(tmp_path):
+    write_clip(tmp_path / "mute.mp4", np.stack([painted(0)] * 4), 4, None)
+    clip = read_clip(tmp_path / "mute.mp4")
+    assert not clip.has_audio and clip.has_video
+
+
+def test_arrays_that_cannot_be_a_clip_are_refused(tmp_path):
+    frames, sound = np.zeros((4, 16, 16, 3), np.uint8), np.zeros(100, np.float32)
+    for wrong in (frames.astype(np.float32), frames[0], frames[:0], frames[..., :2]):
+        with pytest.raises(ValueError, match=r"uint8 \[F, h, w, 3\] and not empty, got"):
+            write_clip(tmp_path / "x.mp4", wrong, 8, None)
+        with pytest.raises(ValueError, match=r"uint8 \[F, h, w, 3\] and not empty, got"):
+            clip_from_arrays(wrong, 8, None)
+    for wrong in (sound[:, None], sound[:0], np.zeros(100, np.int16)):
+        with pytest.raises(ValueError, match=r"float \[S\] and not empty, got"):
+            clip_from_arrays(frames, 8, wrong)
+    with pytest.raises(ValueError, match="even, got 15x16"):
+        write_clip(tmp_path / "x.mp4", frames[:, :, 1:], 8, sound)
+
+
+def test_a_clip_from_arrays_keeps_every_frame_and_sample():
+    frames = np.stack([painted(i) for i in range(8)])
+    sound = tone(1.5, 16_000)[0]
+    clip = clip_from_arrays(frames, 8, sound, name="scene 3")
+    assert clip.name == "scene 3" and clip.has_video and clip.has_audio and clip.notes == ()
+    np.testing.assert_array_equal(clip.frames, frames)
+    np.testing.assert_array_equal(clip.audio, sound)
+    np.testing.assert_allclose(clip.frame_times_sec, np.arange(8) / 8)
+    assert (clip.duration_sec, clip.n_source_frames, clip.fps, clip.audio_rate) == (1.5, 8, 8.0, 16_000)
+    picture_only, sound_only = clip_from_arrays(frames, 8, None), clip_from_arrays(None, 8, sound)
+    assert (picture_only.has_audio, picture_only.duration_sec) == (False, 1.0)
+    assert (sound_only.has_video, sound_only.duration_sec, len(sound_only.frames)) == (False, 1.5, 0)
+    other_frames, other_sound = frames.copy(), sound.copy()
+    other_frames[7, 119, 159, 2] ^= 1
+    other_sound[-1] += 0.1
+    variants = [
+        clip,
+        picture_only,
+        sound_only,
+        clip_from_arrays(frames, 4, sound),
+        clip_from_arrays(other_frames, 8, sound),
+        clip_from_arrays(frames, 8, other_sound),
+    ]
+    assert len({c.sha256 for c in variants}) == len(variants)
+    assert clip_from_arrays(frames.copy(), 8, sound.copy(), name="another").sha256 == clip.sha256
+
+
+def test_sha256_is_that_of_the_bytes(videos):
+    path = videos / "h264-aac.mp4"
+    clip = read_clip(path)
+    assert clip.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert clip.name == "h264-aac.mp4"
+    assert replace(clip, name="x").name == "x"  # frozen, yet copies can be made
+
+
+def test_clips_are_read_alike_in_many_threads(videos):
+    names = ["h264-aac.mp4", "vp9-opus.webm", "phone-90.mp4", "vfr.mp4"]
+    alone = {name: read_clip(videos / name) for name in names}
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda name: read_clip(videos / name), names * 4))
+    for clip in together:
+        np.testing.assert_array_equal(clip.frames, alone[clip.name].frames)
+        np.testing.assert_array_equal(clip.audio, alone[clip.name].audio)
+
+
+def test_importing_is_light():
+    heavy = "{'torch', 'av', 'moviepy', 'soundfile', 'scipy'}"
+    code = f"import sys, fastav.media; print(sorted({heavy} & set(sys.modules)))"
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_sound_that_changes_its_format_midway_is_read_on():
+    """No muxer here writes such a file; the decoder's frames are made directly."""
+
+    def frames():
+        for rate, layout in ((48_000, "stereo"), (24_000, "mono")):
+            frame = av.AudioFrame.from_ndarray(np.full((1 + (layout == "stereo"), rate), 0.25, np.float32), "fltp", layout)
+            frame.sample_rate = rate
+            yield frame
+
+    sound = np.concatenate(list(decode._resampled(frames(), 16_000, "mean")))
+    assert len(sound) == pytest.approx(32_000, abs=40)
+    assert np.median(sound[:15_000]) == pytest.approx(0.25, abs=1e-3)
+
+
+def test_claims_are_not_taken_from_guesses():
+    """FFmpeg guesses the length of mp3 and aac by bit rate; a wrong guess must not read as a cut file."""
+    stream = SimpleNamespace(duration=100, time_base=Fraction(1, 10))
+    container = SimpleNamespace(format=SimpleNamespace(name="mp3"), duration=10_000_000, start_time=0)
+    assert decode.claimed_sec(container, stream) is None and decode.claimed_sec(container) is None
+    container.format.name = "avi"
+    assert decode.claimed_sec(container, stream) == decode.claimed_sec(container) == 10.0

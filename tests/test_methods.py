@@ -1,0 +1,118 @@
+"""Methods against arithmetic by hand and against plain set rules. What they do to a model is test_engine.py's matter."""
+
+import numpy as np
+import pytest
+
+from fastav.errors import UserError
+from fastav.layout import TokenLayout, first_audio
+from fastav.methods import FastAV, Vanilla, lengths, parse
+from fastav.plan import Plan
+
+
+def global_removed(layout, **settings):
+    """Original positions that a rule with known scores removes, by plain sorting."""
+    (cut,) = FastAV(p=0, **settings).cuts(layout, 6)[2]
+    sign = -1 if cut.remove == "high" else 1
+    order = sorted(np.flatnonzero(cut.candidates), key=lambda p: (sign * cut.score[p], -p))
+    return sorted(int(p) for p in order[: cut.n_removed])
+
+
+def test_lengths_of_the_paper_by_hand():
+    """P 20 at N 2206: 720 = 34 + 686, then floor(20 %) of the unprotected at a time: 686 - 137 = 549, 549 - 109 = 440, ..."""
+    layout = TokenLayout.of(("text", 14), ("video", 676, 4), ("audio", 1496), ("text", 20))
+    layout = layout.with_facts(rule_keep=first_audio(layout, 10))
+    got = lengths(FastAV(), layout, 28)
+    assert got[:18] == [2206] * 14 + [720, 34 + 549, 34 + 440, 34 + 352]
+    assert lengths(Vanilla(), layout, 28) == [2206] * 28
+
+
+def test_default_rule_removes_late_audio_only(layout):
+    assert global_removed(layout) == list(range(5 + 24 + 5, 5 + 24 + 30))
+
+
+def test_a_model_without_a_rule_keeps_positions_below_750():
+    layout = TokenLayout.of(("text", 10), ("video", 700, 4), ("audio", 100), ("text", 5))
+    assert global_removed(layout) == list(range(750, 810))
+    assert global_removed(layout, rule="first(20)") == list(range(20, 810))
+
+
+def test_every_ablation_keeps_as_many_as_the_models_rule(layout):
+    layout = layout.with_facts(influence=np.linspace(1, 0, 66, dtype=np.float32))
+    sizes = {rule: lengths(FastAV(rule=rule), layout, 6) for rule in (
+        "model", "random", "top-attentive", "low-attentive", "top-informative", "low-informative")}
+    assert len({tuple(v) for v in sizes.values()}) == 1
+    assert sizes["model"] == [66, 66, 66, 41, 12 + 29 - 5, 12 + 24 - 4]
+
+
+def test_informative_rules_remove_by_the_curve(layout):
+    """Influence falls with position: low-informative removes the last 25 media tokens, top-informative the first 25."""
+    layout = layout.with_facts(influence=np.linspace(1, 0, 66, dtype=np.float32))
+    assert global_removed(layout, rule="low-informative") == list(range(34, 59))
+    assert global_removed(layout, rule="top-informative") == list(range(5, 30))
+
+
+def test_random_is_seeded_by_seed_and_request(layout):
+    first = global_removed(layout, rule="random")
+    assert first == global_removed(layout, rule="random")
+    assert first != global_removed(layout, rule="random", seed=1)
+    assert first != global_removed(layout.with_facts(request_id="another"), rule="random")
+    assert set(first) <= set(range(5, 59))
+
+
+def test_text_is_protected_by_default_and_the_last_token_always(layout):
+    text = np.flatnonzero(layout.kind == 0)
+    (fine,) = FastAV().cuts(layout, 6)[3]
+    assert not fine.candidates[text].any()
+    (fine,) = FastAV(protect="last").cuts(layout, 6)[3]
+    assert fine.candidates[text[:-1]].all() and not fine.candidates[-1]
+    media_last = TokenLayout.of(("text", 2), ("video", 4), ("audio", 4))
+    cuts = FastAV(rule="none", p=100).cuts(media_last, 4)
+    assert all(not cut.candidates[-1] for stage in cuts.values() for cut in stage)
+    assert lengths(FastAV(rule="none", p=100), media_last, 4)[-1] == 3
+
+
+def test_one_stream_has_no_global_pruning_by_the_models_rule():
+    layout = TokenLayout.of(("text", 5), ("video", 1000, 4), ("text", 5))
+    assert lengths(FastAV(p=0), layout, 4) == [1010] * 4
+    assert lengths(FastAV(), layout, 4) == [1010, 1010, 1010, 810]
+    assert lengths(FastAV(rule="first(750)", p=0), layout, 4)[-1] == 755
+
+
+def test_plan_keeps_offsets_above_its_threshold_and_nothing_beyond_the_curve(tmp_path):
+    plan = Plan("tiny", 3, "visible-column", 0.5, 1, 0.5, 0.3, (0.5, 0.3, 0.2, 0.9), (0.0,) * 4)
+    plan.write(tmp_path / "plan.json")
+    assert Plan.read(tmp_path / "plan.json") == plan
+    layout = TokenLayout.of(("text", 3), ("video", 2), ("audio", 4), ("text", 1))
+    assert global_removed(layout, plan=str(tmp_path / "plan.json")) == [5, 7, 8]
+    with pytest.raises(UserError, match="cannot use .*missing.json as a plan"):
+        FastAV(plan=str(tmp_path / "missing.json")).cuts(layout, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fastvv", "unknown method 'fastvv'; allowed: fastav, vanilla"),
+        ("fastav:q=1", "unknown setting 'q=1' of fastav; allowed: start=, p="),
+        ("fastav:p=high", "p must be a whole number, got 'high'"),
+        ("fastav:p=101", "from 0 to 100, got 101"),
+        ("fastav:rule=best", "unknown rule 'best'; allowed: model, all"),
+        ("fastav:fine=all", "unknown fine 'all'; allowed: low, top, random"),
+        ("fastav:protect=none", "unknown protect 'none'; allowed: text, last"),
+        ("fastav:start=8", "start must be from 1 to 7 for this model of 8 layers, got 8"),
+        ("vanilla:p=3", "unknown setting 'p=3' of vanilla; allowed: none"),
+    ],
+)
+def test_bad_text_forms_say_what_is_allowed(text, message):
+    with pytest.raises(UserError, match=message.replace("(", r"\(")):
+        parse(text, 8)
+
+
+def test_text_form_round_trips():
+    method = parse("fastav:p=30,rule=first(750),fine=random,seed=4", 28)
+    assert str(method) == "fastav:start=14,p=30,rule=first(750),fine=random,protect=text,seed=4"
+    assert parse(str(method), 28) == method
+
+
+def test_informative_without_a_curve_says_how_to_get_one(layout):
+    with pytest.raises(UserError, match="python -m fastav calibrate"):
+        FastAV(rule="low-informative").cuts(layout, 6)
