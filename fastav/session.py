@@ -16,13 +16,14 @@ import torch
 from transformers import DynamicCache, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
-from fastav import engine, media
+from fastav import engine, media, rollout
 from fastav.cost import Clock, fvcore_flops, gqa_flops, kv_bytes, paper_flops, peak_memory
 from fastav.errors import UserError
 from fastav.media import Clip
 from fastav.methods import Method, Vanilla, lengths, parse
 from fastav.models import load_model
 from fastav.models.adapter import Adapter, Inputs
+from fastav.plan import Plan
 from fastav.result import Comparison, Result
 
 MAX_QUESTION_CHARACTERS = 2000
@@ -144,6 +145,23 @@ class Session:
                 )
             )
         return Comparison(*results)
+
+    def calibrate(self, n_clips: int, *, keep: float, alpha: float, statistic: str, progress=lambda text: None) -> Plan:
+        """A plan for this model from `n_clips` of its calibration clips, at the middle layer (section 2.3 of the paper).
+
+        Raises UserError for a model without calibration clips or impossible settings.
+        """
+        start = self.n_layers // 2
+
+        def samples():
+            for i, (clip, question) in enumerate(self.adapter.calibration_clips(n_clips)):
+                inputs, _ = self.inputs(clip, question)
+                matrix = rollout.rollout(self.model, start, alpha, inputs_embeds=inputs.embeds)
+                progress(f"clip {i + 1} of {n_clips}")
+                yield inputs.layout, rollout.influence(matrix, statistic)
+
+        with self._lock:
+            return rollout.calibrate(samples(), model=self.model_name, start=start, keep=keep, statistic=statistic, alpha=alpha)
 
     def inputs(self, clip: Clip, question: str) -> tuple[Inputs, float | None]:
         """The prompt of a question and the seconds that encoding the clip took, None when it was encoded before."""

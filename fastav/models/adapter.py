@@ -5,6 +5,7 @@ Letters: N prompt tokens, D width of the decoder, F frames, S samples.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -45,6 +46,9 @@ class Adapter(Protocol):
 
     def prepare(self, features: Any, clip: Clip, question: str) -> Inputs:
         """The prompt of one question. Raises UserError for a question the model cannot read."""
+
+    def calibration_clips(self, n: int) -> Iterator[tuple[Clip, str]]:
+        """(clip, question) pairs outside every test set, both streams present."""
 
     def decode(self, ids: list[int]) -> str:
         """The answer's text from new token ids, stop token or not."""

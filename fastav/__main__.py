@@ -1,0 +1,128 @@
+"""Ask a clip a question, once without and once with pruning; or calibrate the pruning rule of a model.
+
+    python -m fastav clip.mp4 "Is the bell making sound in the audio?"
+    python -m fastav clip.mp4 "What color is the car?" --method fastav:p=30,rule=random --json
+    python -m fastav calibrate --clips 100 --output plan.json
+
+Answers and figures go to stdout (with --json: the record alone), progress to stderr. A problem you can fix is one line on stderr and exit
+code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from fastav.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if arguments[:1] == ["calibrate"]:
+            return calibrate(_calibrate_parser().parse_args(arguments[1:]))
+        return ask(_ask_parser().parse_args(arguments))
+    except UserError as error:
+        print(f"fastav: {error}", file=sys.stderr)
+        return 2
+
+
+def ask(options: argparse.Namespace) -> int:
+    """Both answers and the table, or the record as JSON."""
+    from fastav import methods, models
+
+    methods.parse(options.method)  # names are checked before anything heavy is loaded
+    if options.model not in models.names():
+        raise UserError(f"unknown model {options.model!r}; allowed: {', '.join(models.names())}")
+    if not Path(options.clip).is_file():
+        raise UserError(f"{options.clip}: no such file; give a video or audio file")
+    session = _load(options)
+    _progress(f"decoding {options.clip}")
+    clip = session.read(options.clip)
+    if options.measure:
+        _progress(f"measuring, {options.repeats} repeats of each method")
+        comparison = session.measure(clip, options.question, options.method, repeats=options.repeats)
+    else:
+        _progress("answering twice")
+        comparison = session.compare(clip, options.question, options.method)
+    if options.json:
+        print(json.dumps(comparison.to_dict()))
+        return 0
+    for note in comparison.pruned.notes:
+        print(f"note     {note}")
+    print(f"vanilla  {comparison.vanilla.answer}")
+    print(f"pruned   {comparison.pruned.answer}    ({comparison.pruned.method})")
+    print()
+    print(comparison.table())
+    repeats = comparison.pruned.n_repeats
+    print(f"\n{'single run' if repeats == 1 else f'medians of {repeats} runs'}; {comparison.pruned.device}, {comparison.pruned.dtype}")
+    return 0
+
+
+def calibrate(options: argparse.Namespace) -> int:
+    """Roll attention out over clips, write the plan, print what it keeps."""
+    session = _load(options)
+    plan = session.calibrate(
+        options.clips, keep=options.keep, alpha=options.alpha, statistic=options.statistic, progress=_progress
+    )
+    plan.write(options.output)
+    kept = sum(value >= plan.threshold for value in plan.curve)
+    print(f"{options.output}: {kept} of {len(plan.curve)} media offsets pass the threshold {plan.threshold:.3g} ({plan.n_clips} clips)")
+    return 0
+
+
+def _load(options):
+    from fastav import session
+
+    _progress(f"loading {options.model}")
+    return session.load(options.model, options.checkpoint, device=options.device, dtype=options.dtype, attn=options.attn)
+
+
+def _progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _ask_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m fastav", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("clip", help="video or audio file")
+    parser.add_argument("question", help="what to ask about it")
+    parser.add_argument(
+        "--method", default="fastav", metavar="TEXT", help="pruning method, e.g. fastav:start=4,p=20,rule=model (default: fastav)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the record as one JSON document instead of text")
+    parser.add_argument("--measure", action="store_true", help="medians of interleaved repeats instead of single runs")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="repeats of --measure, at least 5 (default: 5)")
+    _model_options(parser)
+    return parser
+
+
+def _calibrate_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m fastav calibrate", description=calibrate.__doc__)
+    parser.add_argument("--clips", type=int, default=100, metavar="N", help="number of clips (default: 100, as in the paper)")
+    parser.add_argument(
+        "--keep", type=float, default=0.42, metavar="F", help="fraction of audio and video tokens to keep (default: 0.42)"
+    )
+    parser.add_argument("--alpha", type=float, default=0.5, metavar="A", help="weight of attention in eq. 2 (default: 0.5)")
+    parser.add_argument(
+        "--statistic", default="visible-column", metavar="NAME", help="visible-column, column or last-row (default: visible-column)"
+    )
+    parser.add_argument("--output", default="plan.json", metavar="FILE", help="where the plan goes (default: plan.json)")
+    _model_options(parser)
+    return parser
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", default="tiny", metavar="NAME", help="model name (default: tiny, the built-in one)")
+    group.add_argument("--checkpoint", metavar="PATH", help="folder or hub id of the weights (default: the model's own)")
+    group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    group.add_argument("--dtype", metavar="NAME", help="float32, bfloat16 or float16 (default: bfloat16 on CUDA, float32 on CPU)")
+    group.add_argument("--attn", metavar="NAME", help="sdpa, eager or flash_attention_2 (default: sdpa)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

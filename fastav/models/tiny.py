@@ -1,0 +1,86 @@
+"""Adapter of FastAV-tiny, the built-in model: 8 frames, 4 s of sound, the layout of VideoLLaMA2. Weights in assets/tiny."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fastav.errors import UserError
+from fastav.layout import TokenLayout
+from fastav.media import Clip, uniform
+from fastav.models.adapter import Inputs, resolve
+from fastav.plan import Plan
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets" / "tiny"
+
+
+@dataclass(frozen=True)
+class _Features:
+    """video [128, D] or None, audio [200, D] or None, n_sounding: audio tokens before the zero padding begins."""
+
+    video: torch.Tensor | None
+    audio: torch.Tensor | None
+    n_sounding: int
+
+
+class Tiny:
+    """See models/adapter.py. The global rule is the calibrated plan beside the weights (plan.json)."""
+
+    name = "tiny"
+    n_new_tokens = 40
+    about = (
+        "FastAV-tiny knows a small drawn world: twelve objects in six colours and the twelve sounds they make. "
+        "It cannot understand real-life footage; its answers about it mean nothing."
+    )
+
+    def __init__(self, checkpoint: str | None = None, device=None, dtype=None, attn: str | None = None):
+        from fastav.tiny.model import load
+
+        device, dtype, attn = resolve(device, dtype, attn)
+        folder = Path(checkpoint) if checkpoint else ASSETS
+        if not (folder / "model.safetensors").is_file():
+            raise UserError(f"{folder} has no model.safetensors; give --checkpoint a folder made by `python -m fastav.tiny.train`")
+        self.checkpoint = str(checkpoint or "assets/tiny")
+        self.tiny = load(folder).to(device, dtype)
+        self.model = self.tiny.decoder
+        self.model.set_attn_implementation(attn)
+        self.plan = Plan.read(folder / "plan.json") if (folder / "plan.json").is_file() else None
+        self.read_options = {"sampler": uniform(8), "size": (112, 112)}
+
+    def encode(self, clip: Clip) -> _Features:
+        from fastav.tiny.model import pick_sound
+
+        video = audio = None
+        n_sounding = 0
+        if clip.has_video:
+            video = self.tiny.encode_video(torch.from_numpy(clip.frames.copy()))
+        if clip.has_audio:
+            sound, n_samples = pick_sound(clip.audio)
+            audio = self.tiny.encode_audio(torch.from_numpy(sound))
+            n_sounding = self.tiny.n_sounding(n_samples)
+        return _Features(video, audio, n_sounding)
+
+    def prepare(self, features: _Features, clip: Clip, question: str) -> Inputs:
+        prefix, suffix = self.tiny.embed_prompt(question)
+        parts, segments = [prefix], [("text", len(prefix))]
+        if features.video is not None:
+            parts.append(features.video)
+            segments.append(("video", len(features.video), 8))
+        if features.audio is not None:
+            parts.append(features.audio)
+            segments.append(("audio", len(features.audio), features.n_sounding))
+        layout = TokenLayout.of(*segments, ("text", len(suffix)))
+        layout = self.plan.apply(layout) if self.plan else layout
+        return Inputs(torch.cat([*parts, suffix])[None], layout, {"eos_token_id": self.tiny.tokenizer.eos_id, "pad_token_id": self.tiny.tokenizer.eos_id})
+
+    def decode(self, ids: list[int]) -> str:
+        return self.tiny.tokenizer.decode(ids)
+
+    def calibration_clips(self, n: int) -> Iterator[tuple[Clip, str]]:
+        """Clips of the training split with both streams, one question each."""
+        from fastav.tiny.scenes import calibration_clips
+
+        return calibration_clips(n)

@@ -1,0 +1,174 @@
+"""Session on a random model behind a stub adapter: what is recorded, streamed, stopped and locked. Oracle: the stock generate and counts by hand."""
+
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_qwen2
+
+from fastav.errors import UserError
+from fastav.layout import TokenLayout, first_audio
+from fastav.media import clip_from_arrays
+from fastav.models.adapter import Inputs
+from fastav.result import Comparison, Result
+from fastav.session import Session
+
+
+class StubAdapter:
+    """5 text, 24 video (4 frames), 30 audio and 7 text tokens of seeded noise; the answer's text is its ids."""
+
+    name, checkpoint, about, n_new_tokens = "stub", "nowhere", "noise", 12
+    read_options: dict = {}
+
+    def __init__(self):
+        self.model = random_qwen2("sdpa").float()
+        self.n_encoded = 0
+
+    def encode(self, clip):
+        self.n_encoded += 1
+        return torch.randn(66, 48, generator=torch.Generator().manual_seed(len(clip.frames)))
+
+    def prepare(self, features, clip, question):
+        audio = [("audio", 30)] if clip.has_audio else []
+        layout = TokenLayout.of(("text", 5), ("video", 24, 4), *audio, ("text", 7))
+        return Inputs(features[None, : len(layout)], layout.with_facts(rule_keep=first_audio(layout, 5)))
+
+    def decode(self, ids):
+        return " ".join(map(str, ids))
+
+    def calibration_clips(self, n):
+        return ((make_clip(), "q") for _ in range(n))
+
+
+def make_clip(audio=True, n=4):
+    sound = np.zeros(1600, np.float32) if audio else None
+    return clip_from_arrays(np.zeros((n, 8, 8, 3), np.uint8), 4, sound, 16000, "noise.mp4")
+
+
+@pytest.fixture
+def session():
+    return Session(StubAdapter())
+
+
+def test_vanilla_answer_is_stock_generate(session):
+    result = session.answer(make_clip(), "What?", "vanilla")
+    embeds = session.adapter.encode(make_clip())[None]
+    ids = session.model.generate(inputs_embeds=embeds, max_new_tokens=12, do_sample=False)[0].tolist()
+    assert result.answer == " ".join(map(str, ids))
+    assert result.lengths == (66,) * 6 and set(result.layers_seen) == {6}
+    assert result.flops_relative_percent == 100 and result.n_new_tokens == 12
+
+
+def test_pruned_record_counts_by_hand(session):
+    """Rule keeps 24 video + 5 audio; P 20: 29 -> 24 -> 20 unprotected; K and V of 2 heads x 12 floats = 192 bytes a token and layer."""
+    result = session.answer(make_clip(), "What?", "fastav", fvcore=True, peak=True)
+    assert result.lengths == (66, 66, 66, 41, 36, 32)
+    assert result.kv_bytes == 192 * sum(result.lengths)
+    assert [len(result.kept(layer)) for layer in range(6)] == list(result.lengths)
+    assert result.kept(3) == [*range(34), *range(59, 66)]
+    assert result.tokens_before == {"text": 12, "video": 24, "audio": 30}
+    assert sum(result.tokens_after.values()) == 32 and result.tokens_after["text"] == 12
+    assert result.flops_fvcore == pytest.approx(result.flops, rel=1e-3)
+    assert result.peak_bytes > 0 and result.method == "fastav:start=3,p=20,rule=model,fine=low,protect=text,seed=0"
+    assert Result.from_dict(json.loads(json.dumps(result.to_dict()))).kept(5) == result.kept(5)
+
+
+def test_the_clip_is_encoded_once_for_both_answers(session):
+    comparison = session.compare(make_clip(), "What?", peak=False)
+    assert session.adapter.n_encoded == 1
+    assert comparison.vanilla.encode_sec > 0 and comparison.pruned.encode_sec is None
+    session.answer(make_clip(n=5), "What?")
+    assert session.adapter.n_encoded == 2
+
+
+def test_streaming_grows_to_the_same_answer(session):
+    *texts, result = session.stream(make_clip(), "What?", "fastav", peak=False)
+    assert texts[-1] == result.answer == session.answer(make_clip(), "What?", "fastav").answer
+    assert all(b.startswith(a) for a, b in zip(texts, texts[1:], strict=False)) and len(texts) == 12
+
+
+def test_stop_and_leaving_end_the_run_and_free_the_lock(session):
+    session.adapter.n_new_tokens = 400
+    stop = threading.Event()
+    stream = session.stream(make_clip(), "What?", stop=stop, peak=False)
+    next(stream)
+    stop.set()
+    *_, result = stream
+    assert result.n_new_tokens < 400
+    leaving = session.stream(make_clip(), "What?", peak=False)
+    next(leaving)
+    leaving.close()
+    session.adapter.n_new_tokens = 2
+    assert session.answer(make_clip(), "What?").n_new_tokens == 2
+
+
+def test_an_error_while_generating_reaches_the_consumer(session):
+    session.model.lm_head.weight.data[:] = torch.nan
+    with pytest.raises(UserError, match="NaN logits"):
+        list(session.stream(make_clip(), "What?"))
+
+
+def test_two_timed_runs_never_overlap(session):
+    spans, real = [], session._generate
+
+    def watched(*args, **kwargs):
+        began = time.perf_counter()
+        try:
+            return real(*args, **kwargs)
+        finally:
+            spans.append((began, time.perf_counter()))
+
+    session._generate = watched
+    threads = [threading.Thread(target=session.answer, args=(make_clip(), f"{i}?")) for i in range(4)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    spans.sort()
+    assert len(spans) == 4 and all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+
+
+def test_measure_gives_medians_within_their_quartiles(session):
+    comparison = session.measure(make_clip(), "What?", repeats=5, n_new_tokens=10)
+    for result in (comparison.vanilla, comparison.pruned):
+        assert result.n_repeats == 5 and result.n_new_tokens == 10
+        for name, (low, high) in result.spread.items():
+            assert low <= getattr(result, name) <= high
+    with pytest.raises(UserError, match="at least 5 repeats"):
+        session.measure(make_clip(), "What?", repeats=1)
+
+
+def test_time_per_token_needs_eight_gaps(session):
+    assert session.answer(make_clip(), "What?", max_new_tokens=8).per_token_sec is None
+    assert session.answer(make_clip(), "What?", max_new_tokens=9).per_token_sec > 0
+
+
+def test_a_clip_without_sound_is_single_stream_and_says_so(session):
+    result = session.answer(make_clip(audio=False), "What?")
+    assert result.lengths == (36, 36, 36, 36, 32, 28)
+    assert not result.has_audio and "video only: single-stream mode" in result.notes[-1]
+
+
+def test_bad_questions_and_methods_are_named(session):
+    with pytest.raises(UserError, match="question is empty"):
+        session.answer(make_clip(), "  ")
+    with pytest.raises(UserError, match="2001 characters; at most 2000"):
+        session.answer(make_clip(), "a" * 2001)
+    with pytest.raises(UserError, match="unknown method 'fast'"):
+        session.answer(make_clip(), "What?", "fast")
+
+
+def test_calibration_gives_a_plan_for_the_middle_layer(session):
+    plan = session.calibrate(2, keep=0.5, alpha=0.5, statistic="visible-column")
+    assert plan.start == 3 and plan.n_clips == 2 and len(plan.curve) == 54
+    assert sum(v >= plan.threshold for v in plan.curve) == 27
+
+
+def test_comparison_table_shows_both_columns(session):
+    comparison = session.compare(make_clip(), "What?")
+    assert isinstance(comparison, Comparison)
+    rows = {name: cells for name, *cells in comparison.rows()}
+    assert rows["Audio tokens, first > last layer"][0] == "30 > 30"
+    assert rows["Prefill FLOPs, vanilla = 100"] == ["100.0", f"{comparison.pruned.flops_relative_percent:.1f}"]
+    assert "KV cache after prefill" in comparison.table()
