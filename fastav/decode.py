@@ -49,6 +49,10 @@ def claimed_sec(container, stream=None) -> float | None:
     if container.format.name in ("mp3", "aac", "ogg"):
         return None
     if stream is not None:
+        if (
+            container.format.name == "avi" and stream.type == "video"
+        ):  # only the number of frames is kept there
+            return float(stream.frames / stream.average_rate) if stream.average_rate else None
         return float(stream.duration * stream.time_base) if stream.duration else None
     return (container.duration - (container.start_time or 0)) / av.time_base if container.duration else None
 
@@ -212,18 +216,24 @@ def _decode_from(container, stream, timeline: Timeline, key: int) -> Iterator[tu
 
 def _resampled(frames: Iterable, rate: int, channels: str) -> Iterator[np.ndarray]:
     """float32 [s] pieces of one channel at `rate`."""
+
+    def one_channel(pieces):
+        # Not left to the resampler: its mono is louder than the mean, 0.71 L + 0.71 R, and may exceed 1.
+        for piece in pieces:
+            samples = piece.to_ndarray()  # [channels, s]
+            yield samples[0] if channels == "first" else samples.mean(axis=0)
+
     resampler, source = None, None
     for frame in frames:
         if source != (frame.format.name, frame.layout.name, frame.sample_rate):  # may change within a track
             if resampler is not None:
-                yield from (piece.to_ndarray()[0] for piece in resampler.resample(None))
+                yield from one_channel(resampler.resample(None))
             source = (frame.format.name, frame.layout.name, frame.sample_rate)
-            layout = "mono" if channels == "mean" else frame.layout
-            resampler = av.AudioResampler("fltp", layout, rate, frame_size=_BLOCK)
+            resampler = av.AudioResampler("fltp", frame.layout, rate, frame_size=_BLOCK)
         frame.pts = None  # gaps in the time stamps are not filled, as when ffmpeg extracts a track
-        yield from (piece.to_ndarray()[0] for piece in resampler.resample(frame))
+        yield from one_channel(resampler.resample(frame))
     if resampler is not None:
-        yield from (piece.to_ndarray()[0] for piece in resampler.resample(None))
+        yield from one_channel(resampler.resample(None))
 
 
 def _gathered(pieces: Iterable[np.ndarray]) -> np.ndarray:

@@ -101,7 +101,7 @@ def read_clip(
         with decode.open_container(path) as container:
             sound = _read_sound(path, container, timeline, rate, channels, notes)
             duration_sec = max(timeline.duration_sec if timeline else 0.0, len(sound) / rate)
-            if not notes:
+            if duration_sec and not notes:
                 _note_a_cut(notes, "it", duration_sec, decode.claimed_sec(container))
     except (decode.FFmpegError, OSError) as error:
         raise _refusal(path, _why_not_opened(path)) from error

@@ -1,0 +1,110 @@
+"""What the page draws, made from the record: the headline, the thumbnails, the token map. Pure: no torch, no gradio.
+
+Layers count from 0. Positions are original positions. The page only paints what comes from here.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections import defaultdict
+
+import numpy as np
+
+from fastav.result import Comparison, Result
+
+THUMBNAIL_PIXELS = 160  # longest side
+
+
+def headline(comparison: Comparison) -> str:
+    """One sentence computed from the record: compute, first token, answer. Says "slower" or "different" where it is so."""
+    v, p = comparison.vanilla, comparison.pruned
+    saved = 100 - p.flops_relative_percent
+    if abs(saved) < 0.5:
+        compute = "Same prefill compute"
+    else:
+        compute = f"{abs(saved):.0f} % {'less' if saved > 0 else 'more'} prefill compute"
+    ratio = v.prefill_sec / p.prefill_sec
+    if 0.95 < ratio < 1.05:
+        first = "first token about as soon"
+    else:
+        first = f"first token {max(ratio, 1 / ratio):.1f}x {'sooner' if ratio > 1 else 'later'}"
+        first = first.replace("1.0x", "1.1x")  # a difference of 5 % or more never reads as none
+    same = v.answer.strip() == p.answer.strip()
+    return f"{compute}, {first}, {'same answer' if same else 'different answer'}."
+
+
+def conditions(result: Result) -> str:
+    """Under which conditions the numbers were measured."""
+    runs = "single run" if result.n_repeats == 1 else f"median of {result.n_repeats} runs"
+    if result.n_repeats > 1:
+        runs += f", {result.n_new_tokens} forced tokens each"
+    return f"{runs}; {result.device}, {result.dtype}, {result.attn}"
+
+
+def grid(n: int, aspect: float = 1.0) -> tuple[int, int]:
+    """(rows, columns) to lay out the `n` tokens of one frame whose picture is `aspect` times as wide as high.
+
+    The exact factors nearest to the picture's shape; where those are far off (a prime number of tokens), the last
+    row stays partly empty. The record does not say how a model cut its frames, so this is a guess.
+    """
+    exact = [(rows, n // rows) for rows in range(1, n + 1) if n % rows == 0]
+    rows, cols = min(exact, key=lambda rc: abs(math.log(rc[1] / rc[0] / aspect)))
+    if abs(math.log(cols / rows / aspect)) > math.log(2.5):
+        cols = max(1, round(math.sqrt(n * aspect)))
+        rows = math.ceil(n / cols)
+    return rows, cols
+
+
+def thumbnails(frames: np.ndarray, n: int | None = None) -> list[str]:
+    """`n` of the uint8 [F, h, w, 3] frames (all when None) as small JPEG data addresses, each the middle of n equal parts."""
+    from PIL import Image
+
+    n = len(frames) if n is None else n
+    pictures = []
+    for i in range(n if len(frames) else 0):
+        picture = Image.fromarray(frames[int((i + 0.5) * len(frames) / n)])
+        picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=80)
+        pictures.append("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode())
+    return pictures
+
+
+def token_map(result: Result, frames: np.ndarray) -> dict:
+    """Which tokens survived, as plain data for the canvas.
+
+    lengths       [L] tokens that each layer computed on.
+    kinds         kind -> [L] tokens of that kind in each layer.
+    frames        one per frame: rows, cols, picture (data address or None) and seen, the layers that computed on
+                  each of its tokens in prompt order; a token is there in layer l when seen > l.
+    audio         seen of every audio token, in prompt order.
+    frames_each   decoded frames that stand behind one frame of tokens.
+    """
+    seen, by_frame, by_kind = result.layers_seen, defaultdict(list), defaultdict(list)
+    position = 0
+    for kind, frame, count in result.token_runs:
+        run = seen[position : position + count]
+        by_kind[kind] += run
+        if kind == "video":
+            by_frame[frame] += run
+        position += count
+    n_layers = len(result.lengths)
+    pictures = thumbnails(frames, len(by_frame)) or [None] * len(by_frame)
+    aspect = frames.shape[2] / frames.shape[1] if len(frames) else 1.0
+    drawn = []
+    for picture, (_, tokens) in zip(pictures, sorted(by_frame.items()), strict=True):
+        rows, cols = grid(len(tokens), aspect)
+        drawn.append({"rows": rows, "cols": cols, "picture": picture, "seen": tokens})
+    return {
+        "lengths": list(result.lengths),
+        "kinds": {
+            kind: [sum(s > layer for s in by_kind[kind]) for layer in range(n_layers)]
+            for kind in ("video", "audio", "text")
+            if by_kind[kind]
+        },
+        "frames": drawn,
+        "audio": by_kind["audio"],
+        "frames_each": len(frames) / len(drawn) if drawn else 0,
+    }

@@ -1,0 +1,144 @@
+"""Phases 1-3 of training: render the training world, train the two encoders apart, cache their features.
+
+Each encoder learns to put every patch's (every moment's) word into its token: cross-entropy of x . e_w over the words' embeddings, which
+are fixed orthonormal vectors and later the decoder's word embeddings. So the decoder finds its words in the media from the start.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from fastav.tiny.drawing import COLORS, KINDS, sprite
+from fastav.tiny.model import N_PIECES, N_TIMES, PIECE, AudioEncoder, VisionEncoder, log_mel, pick_sound
+from fastav.tiny.world import N_FRAMES, SIDE, Noise, Thing, draw, play, random_noises, random_things
+
+N_OBJECTS = (0.06, 0.30, 0.34, 0.30)  # share of clips with 0..3 objects
+N_SOUNDS = (0.06, 0.54, 0.40)
+NONE = len(KINDS)  # label of "no object" and "no sound"; for colors it is len(COLORS)
+
+
+def training_things(rng) -> list[Thing]:
+    kinds = rng.choice(len(KINDS), rng.choice(4, p=N_OBJECTS), replace=False)
+    return random_things(rng, kinds, held_out=False)
+
+
+def training_noises(rng) -> list[Noise]:
+    return random_noises(rng, rng.choice(len(KINDS), rng.choice(3, p=N_SOUNDS), replace=False))
+
+
+def patch_labels(things: list[Thing]) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [8, 16] object and color per patch: what covers more than 12 % of it, none below 2 %, -100 (ignored) between."""
+    share = np.zeros((len(things) + 1, N_FRAMES, SIDE, SIDE), np.float32)
+    for i, thing in enumerate(things, 1):
+        mask = sprite(KINDS[thing.kind], thing.size)[..., 0]
+        mask = mask[:, ::-1] if thing.mirrored else mask
+        x0, y0, x1, y1 = thing.path
+        for t in range(thing.first, thing.last + 1):
+            x, y = int(x0 + (x1 - x0) * t / 7), int(y0 + (y1 - y0) * t / 7)
+            share[i, t, y : y + thing.size, x : x + thing.size] = mask
+    share = share.reshape(len(share), N_FRAMES, 4, 28, 4, 28).mean((3, 5)).reshape(len(share), N_FRAMES, 16)
+    best, most = share.argmax(0), share.max(0)
+    kinds = np.array([NONE, *(t.kind for t in things)])[best]
+    colors = np.array([len(COLORS), *(t.color for t in things)])[best]
+    unsure = (most > 0.02) & (most <= 0.12)
+    clear = most <= 0.02
+    return (np.where(unsure, -100, np.where(clear, NONE, kinds)), np.where(unsure, -100, np.where(clear, len(COLORS), colors)))
+
+
+def sound_labels(noises: list[Noise], seconds: float) -> np.ndarray:
+    """int64 [100]: the sound at each of the encoder's 100 times, through the same choice of pieces as the sound itself."""
+    track = np.full(int(seconds * 16_000), NONE, np.float32)
+    for noise in noises:
+        track[int(noise.begin * len(track)) : int(noise.end * len(track))] = noise.kind
+    picked, n_samples = pick_sound(track)
+    picked[n_samples:] = NONE
+    return picked[320 :: len(picked) // N_TIMES].astype(np.int64)
+
+
+def clip_seconds(rng) -> float:
+    """Mostly 4 s; some longer, cut into pieces, and some shorter, zero-padded."""
+    return 4.0 if rng.random() < 0.6 else float(rng.uniform(2.5, 9.0))
+
+
+def _video(seed: int):
+    rng = np.random.default_rng([0, seed])
+    things = training_things(rng)
+    return things, draw(rng, things), *patch_labels(things)
+
+
+def _sound(seed: int):
+    rng = np.random.default_rng([1, seed])
+    noises, seconds = training_noises(rng), clip_seconds(rng)
+    return noises, pick_sound(play(rng, noises, seconds))[0].astype(np.float16), sound_labels(noises, seconds), seconds
+
+
+def render(what, n: int, workers: int = 2) -> list:
+    """`n` of the training world's videos (what = _video) or sounds (what = _sound), by seed."""
+    with multiprocessing.get_context("fork").Pool(workers) as pool:
+        return pool.map(what, range(n), chunksize=64)
+
+
+def train_vision(frames, kinds, colors, words, seconds: float, log) -> VisionEncoder:
+    """frames uint8 [n, 112, 112, 3], kinds and colors int64 [n, 16], words (object [13, D], color [7, D]) embeddings."""
+    torch.manual_seed(0)
+    encoder = VisionEncoder().to(memory_format=torch.channels_last)
+
+    def batch():
+        pick = torch.randint(len(frames), (64,))
+        pixels = torch.from_numpy(frames[pick.numpy()]).permute(0, 3, 1, 2).float() / 255
+        kind, color = torch.from_numpy(kinds[pick.numpy()]), torch.from_numpy(colors[pick.numpy()])
+        # In half of the batch colors are mixed at random, so that shape alone must tell the object: unseen colors come later.
+        half = pixels[:32]
+        mix = torch.eye(3)[torch.randperm(3)] * torch.where(torch.rand(3) < 0.3, -1.0, 1.0)[:, None] + 0.15 * torch.randn(3, 3)
+        pixels[:32] = torch.einsum("ij,bjhw->bihw", mix, half - 0.5).clamp(-0.5, 0.5) + 0.5
+        color = color.clone()
+        color[:32] = -100
+        return pixels.contiguous(memory_format=torch.channels_last), ((kind, words[0], 1.0), (color, words[1], 0.5))
+
+    return _fit(encoder, batch, 2e-3, seconds, log, "vision")
+
+
+def train_audio(samples, labels, words, seconds: float, log) -> AudioEncoder:
+    """samples float16 [n, 64000], labels int64 [n, 100], words [13, D]."""
+    torch.manual_seed(0)
+    encoder = AudioEncoder()
+
+    def batch():
+        pick = torch.randint(len(samples), (16,)).numpy()
+        mel = log_mel(torch.from_numpy(samples[pick]).float())
+        return mel, ((torch.from_numpy(labels[pick]).repeat_interleave(2, 1), words, 1.0),)
+
+    return _fit(encoder, batch, 2e-3, seconds, log, "audio")
+
+
+def _fit(encoder: nn.Module, batch, rate: float, seconds: float, log, name: str) -> nn.Module:
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=rate, weight_decay=0.02)
+    began, step, last = time.time(), 0, 0.0
+    while (spent := time.time() - began) < seconds:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1, step / 50) * 0.5 * (1 + np.cos(np.pi * spent / seconds)) + 1e-6
+        inputs, targets = batch()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = encoder(inputs)
+        loss = sum(
+            weight * cross_entropy((out.float() @ words.T).flatten(0, 1), label.flatten(), ignore_index=-100)
+            for label, words, weight in targets
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        step += 1
+        if spent - last > 15:
+            last = spent
+            label, words, _ = targets[0]
+            right = ((out.float() @ words.T).argmax(-1) == label)[label >= 0].float().mean()
+            seen = ((label >= 0) & (label != NONE))
+            hit = ((out.float() @ words.T).argmax(-1) == label)[seen].float().mean()
+            log(phase=name, seconds=round(spent), step=step, loss=round(loss.item(), 4), accuracy=round(right.item(), 4), found=round(hit.item(), 4))
+    return encoder.eval()
