@@ -14,19 +14,19 @@ from fastav.errors import UserError
 
 _LEFT_OUT = ("token_runs", "layers_seen")  # a number per token each: too long for thousands of records
 _HASHED_WHOLE_BYTES = 100_000_000
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(session, dataset: Dataset, questions: Sequence[Question], methods: Sequence[str], store: Store) -> None:
     """Ask what is not yet in the store. `methods` are full text forms; the first one is vanilla.
 
-    Per question the methods follow one another on the same clip, and who begins takes turns, so that none profits from the other's warm
-    caches. fvcore counts once per method. Peak memory costs an extra pass on a CPU: there only the first question of each clip has it.
+    Per question the methods follow one another on the same clip, and who begins takes turns, so that none profits from
+    the other's warm caches. fvcore counts once per method. Peak memory costs an extra pass on a CPU: there only the first
+    question of each clip has it.
     """
     counted = {method for (_, method), r in store.records.items() if r.get("result", {}).get("flops_fvcore")}
     everywhere = session.model.device.type == "cuda"
-    todo = {
-        (q.key, method) for q in questions for method in methods if "result" not in store.records.get((q.key, method), {})
-    }
+    todo = {(q.key, method) for q in questions for method in methods if "result" not in store.records.get((q.key, method), {})}
     total = len(questions) * len(methods)
     with tqdm(total=total, initial=total - len(todo), unit="answer", desc=dataset.name) as bar:
         for group in by_clip(questions):
@@ -40,8 +40,12 @@ def run(session, dataset: Dataset, questions: Sequence[Question], methods: Seque
                     outcome = clip
                     if not isinstance(clip, UserError):
                         outcome = _attempt(
-                            session.answer, clip, q.prompt, method,
-                            fvcore=method not in counted, peak=everywhere or q is group[0],
+                            session.answer,
+                            clip,
+                            q.prompt,
+                            method,
+                            fvcore=method not in counted,
+                            peak=everywhere or q is group[0],
                         )
                     store.add(_record(q, method, outcome))
                     if not isinstance(outcome, UserError):
@@ -73,8 +77,12 @@ def _attempt(call, *args, **kwargs):
 
 def _record(question: Question, method: str, outcome) -> dict:
     record = {
-        "key": question.key, "method": method,
-        "clip": question.clip, "task": question.task, "text": question.text, "label": question.label,
+        "key": question.key,
+        "method": method,
+        "clip": question.clip,
+        "task": question.task,
+        "text": question.text,
+        "label": question.label,
     }
     if isinstance(outcome, UserError):
         return {**record, "error": str(outcome)}
@@ -85,10 +93,11 @@ def _record(question: Question, method: str, outcome) -> dict:
 def weights_sha256(checkpoint: str) -> str:
     """Tells one set of weights from another under the same path; "" where `checkpoint` is no local file or folder.
 
+    Relative paths start here or at the repository root, as the built-in model's does.
     Files over 100 MB enter with their size and their first and last MB, which differ between any two trained checkpoints.
     """
-    path = Path(checkpoint)
-    if not path.exists():
+    path = next((p for base in (Path(), _ROOT) if (p := base / checkpoint).exists()), None)
+    if path is None:
         return ""
     files = [path] if path.is_file() else sorted(p for s in ("safetensors", "bin", "json") for p in path.glob(f"*.{s}"))
     digest = hashlib.sha256()

@@ -41,12 +41,14 @@ def score(question: Question, answer: str) -> Score:
 # --- yes or no ------------------------------------------------------------------------------------------------------
 
 _MARKUP = re.compile(r"<[^<>]*>|[*_`#~]")
-_ECHO = re.compile(r"\byes\s*(?:or|/|,)\s*no\b")  # "Answer yes or no: ..." repeated by the model
+_ECHO = re.compile(r"\byes\s*(?:or|/)\s*no\b")  # "Answer yes or no: ..." repeated by the model
 # A yes, or a no that stands as an answer: at the beginning or before a pause. "There is no dog" is a form, see below.
-_WORD = re.compile(r"(?<![\w'-])(?:(yes)(?![\w'-])|(no)(?![\w'-])(?=\W*$|\s*[.,;:!)\]\"\n]|\s+-))")
-_FIRST = re.compile(r"\W*(yes|no)(?![\w'-])")
+_WHOLE_WORD = r"(?<!\w)(?<!\w['-]){}(?!\w)(?!['-]\w)"
+_WORD = re.compile(f"{_WHOLE_WORD.format('yes')}|{_WHOLE_WORD.format('no')}" + r"(?=\W*$|\s*[.,;:!)\]\"\n]|\s+-)")
+_FIRST = re.compile(r"\W*" + _WHOLE_WORD.format("(?:yes|no)"))
 _DOUBT = re.compile(
-    r"\b(?:not (?:sure|clear|certain|possible|enough)|unclear|uncertain|unsure|unable|maybe|perhaps|possibly|might|may be|sorry)\b"
+    r"\bnot (?:sure|clear|certain|possible|enough)\b"
+    r"|\b(?:unclear|uncertain|unsure|unable|maybe|perhaps|possibly|might|may be|sorry)\b"
     r"|\b(?:cannot|can't|could not|couldn't|do not|don't) (?:tell|determine|say|answer|know)\b"
 )
 _CLAUSE = re.compile(r"[.,;:!?]|\b(?:but|and|however|although|though|while)\b")
@@ -69,9 +71,9 @@ _WHOLE = {
 
 
 def yes_no(answer: str) -> str:
-    """"Yes", "No" or "unknown".
+    """ "Yes", "No" or "unknown".
 
-    In this order: the first word, or else the first whole word, yes or no that stands as an answer, with case, quotes,
+    In this order: a first word yes or no, or else the first one that stands as an answer, whatever the case, with quotes,
     markup and an echoed "yes or no" set aside; a form that is clear by itself ("is not visible", "there is a dog").
     Forms that contradict each other, and doubts, are unknown. Never a substring: "know" holds no "no".
     """
@@ -123,7 +125,7 @@ def caption(reference: str, answer: str) -> Score:
     if not set(_words(reference)) <= _WORLD:
         return Score(None, "")
     (seen, heard), (seen_said, heard_said) = _scene(reference), _scene(answer)
-    right = heard == heard_said and [k for k, _ in seen] == [k for k, _ in seen_said]
+    right = bool(_words(answer)) and heard == heard_said and [k for k, _ in seen] == [k for k, _ in seen_said]
     said = f"seen: {', '.join(f'{c} {k}'.strip() for k, c in seen_said)}; heard: {', '.join(heard_said)}"
     return Score(right, said, right and seen == seen_said)
 

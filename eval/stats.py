@@ -62,6 +62,11 @@ def paired(a: Sequence[bool], b: Sequence[bool], clips: Sequence[Hashable]) -> d
     effect = max(1.0, sum(s * s for s in by_clip.values()) / by_question) if by_question else 1.0
     low, high = newcombe_paired(*(count / effect for count in (both, only_a, only_b, n - both - only_a - only_b)))
     return {
-        "n": n, "difference": difference, "low": low, "high": high,
-        "only_a_right": only_a, "only_b_right": only_b, "design_effect": effect,
+        "n": n,
+        "difference": difference,
+        "low": low,
+        "high": high,
+        "only_a_right": only_a,
+        "only_b_right": only_b,
+        "design_effect": effect,
     }

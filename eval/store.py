@@ -74,19 +74,22 @@ class Store:
             except (ValueError, KeyError, TypeError):
                 raise UserError(f"line {number} of {str(self.path)!r} is not a record; use --fresh to start over") from None
 
-    def begin(self, settings: dict) -> None:
-        """Write the header, or check that the run found here had these settings. Raises UserError naming what differs."""
-        if self.settings is None:
-            self._append({"header": settings})
-            self.settings = settings
-            return
-        for name, value in settings.items():
+    def check(self, settings: dict) -> None:
+        """Raises UserError when the run found here had other settings, naming the first that differs."""
+        for name, value in settings.items() if self.settings else ():
             found = self.settings.get(name)
             if found != value:
                 raise UserError(
-                    f"{str(self.path)!r} holds a run with another {name}: there {_short(found)}, now {_short(value)}; "
+                    f"{str(self.path)!r} holds a run with other {name}: there {_short(found)}, now {_short(value)}; "
                     "give another --output, or --fresh to start over"
                 )
+
+    def begin(self, settings: dict) -> None:
+        """Write the header of a new run, or check that the run found here had the same settings."""
+        self.check(settings)
+        if self.settings is None:
+            self._append({"header": settings})
+            self.settings = settings
 
     def add(self, record: dict) -> None:
         key = record["key"], record["method"]

@@ -411,6 +411,15 @@ def test_other_weights_under_the_same_path_are_refused(session, data, tmp_path, 
     assert "other weights_sha256" in capsys.readouterr().err
 
 
+def test_wordings_unseen_in_training_are_counted_apart(session, data, tmp_path, capsys):
+    (data / "wordings.json").write_text(json.dumps({VISIBLE_TEXT: "seen", "Is the car visible in the video?": "unseen"}))
+    evaluate(data, tmp_path / "out")
+    out = capsys.readouterr().out
+    split = method(json.loads(out.splitlines()[-1]), 0)["wordings"][VISIBLE]  # always yes: right on the dog, wrong on the car
+    assert (split["seen"]["right"], split["seen"]["n"], split["unseen"]["right"], split["unseen"]["n"]) == (4, 4, 0, 4)
+    assert "seen in training" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

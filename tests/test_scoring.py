@@ -33,6 +33,7 @@ ANSWERS = [
     ("Answer yes or no: No", "No"),
     ("Yes/No: yes", "Yes"),
     ("yes or no", "unknown"),
+    ("Yes, no doubt about it", "Yes"),
     # substrings are no words
     ("Yes, I know the noise", "Yes"),
     ("I know the noise", "unknown"),
@@ -145,6 +146,12 @@ REFERENCE = "A red bell and a blue car are visible, and a siren is heard."
 def test_a_caption_names_exactly_the_objects_and_sounds(answer, right, with_colors):
     scored = scoring.score(question(REFERENCE, "caption"), answer)
     assert (scored.right, scored.with_colors) == (right, with_colors)
+
+
+def test_silence_is_not_a_caption_of_an_empty_scene():
+    empty = question("Nothing is visible, and nothing is heard.", "caption")
+    assert scoring.score(empty, "nothing is visible , and nothing is heard .").right is True
+    assert scoring.score(empty, "").right is False
 
 
 def test_a_caption_of_real_footage_is_not_scored():

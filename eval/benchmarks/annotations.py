@@ -92,13 +92,31 @@ def read(
         digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
         questions.append(
             Question(
-                position, f"{position}-{digest}", record["video_id"], task, kind,
-                record["text"], record["text"] + instruction.get(kind, ""), record["label"],
+                position,
+                f"{position}-{digest}",
+                record["video_id"],
+                task,
+                kind,
+                record["text"],
+                record["text"] + instruction.get(kind, ""),
+                record["label"],
             )
         )
     return tuple(questions), hashlib.sha256(data).hexdigest()
 
 
 def wordings(annotations: Path) -> dict[str, str]:
-    """Question text -> "seen" or "unseen", from `wordings.json` beside the annotations; empty without that file."""
-    return {}
+    """Question text -> "seen" or "unseen", from `wordings.json` beside the annotations; empty without that file.
+
+    Rendered sets have it (fastav.tiny.scenes): which questions are put in words that no training question used.
+    """
+    file = annotations.parent / "wordings.json"
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{str(file)!r} is not JSON: {error}") from None
+    if not isinstance(found, dict) or not set(found.values()) <= {"seen", "unseen"}:
+        raise UserError(f"{str(file)!r} must map each question text to 'seen' or 'unseen'")
+    return found

@@ -1,7 +1,7 @@
 """Tiny world: the questions that AVHBench has not, about the procedural clips of FastAV-tiny.
 
-How many objects, which colour, left or right; every answer is one word, compared exactly after normalising. Asked as they are. The file is
-`tiny_world.json` beside the clips, in AVHBench's schema.
+How many objects, which colour, left or right. Asked as they are; every answer is one word, compared exactly after
+normalising. The file is `tiny_world.json` beside the clips, in AVHBench's schema.
 """
 
 from __future__ import annotations

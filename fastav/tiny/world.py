@@ -101,24 +101,27 @@ def random_noises(rng: np.random.Generator, kinds) -> list[Noise]:
     return noises
 
 
-def draw(rng: np.random.Generator, things: list[Thing]) -> np.ndarray:
-    """uint8 [8, 112, 112, 3]: the frames at the middle of 8 equal parts of the clip."""
+def draw(rng: np.random.Generator, things: list[Thing], n_frames: int = N_FRAMES) -> np.ndarray:
+    """uint8 [n_frames, 112, 112, 3]: frames evenly over the clip; with 8, those at the middle of 8 equal parts."""
     gray = rng.uniform(60, 170) + rng.uniform(-25, 25, 3)
     slope = rng.uniform(-30, 30, 2)
     axis = np.linspace(-0.5, 0.5, SIDE)
     background = gray + (slope[0] * axis[:, None] + slope[1] * axis[None])[..., None]
-    frames = background[None] + rng.normal(0, 5, (N_FRAMES, SIDE, SIDE, 1))
+    frames = background[None] + rng.normal(0, 5, (n_frames, SIDE, SIDE, 1))
     for thing in things:
         mask = sprite(KINDS[thing.kind], thing.size)
         mask = mask[:, ::-1] if thing.mirrored else mask
         whole, dark = mask[..., :1], mask[..., 1:]
         color = RGB[thing.color] * (whole - dark) + 25 * dark
         x0, y0, x1, y1 = thing.path
-        for t in range(thing.first, thing.last + 1):
-            x, y = int(x0 + (x1 - x0) * t / 7), int(y0 + (y1 - y0) * t / 7)
-            patch = frames[t, y : y + thing.size, x : x + thing.size]
-            patch *= 1 - whole
-            patch += color
+        for t in range(n_frames):
+            at = (t + 0.5) * N_FRAMES / n_frames - 0.5  # in eighths of the clip
+            if thing.first - 0.5 <= at < thing.last + 0.5:
+                moved = min(max(at / (N_FRAMES - 1), 0), 1)
+                x, y = int(x0 + (x1 - x0) * moved), int(y0 + (y1 - y0) * moved)
+                patch = frames[t, y : y + thing.size, x : x + thing.size]
+                patch *= 1 - whole
+                patch += color
     return np.clip(frames, 0, 255).astype(np.uint8)
 
 

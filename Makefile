@@ -1,0 +1,47 @@
+# `make demo` and `make test` need Python 3.10-3.13 and nothing else: each first makes its environment in .venv.
+# The stamps .venv/ready and .venv/ready-dev are written last, so an interrupted installation is repeated.
+PYTHON ?= python3
+VENV := .venv/bin/python
+
+help:
+	@echo "make demo          set up, then start the page on http://127.0.0.1:7860"
+	@echo "make test          set up, then run the tests (all but the browser tests)"
+	@echo "make test-browser  the page in headless Chromium, which must be installed"
+	@echo "make slow          read a one-hour 1080p clip (makes a temporary file of about 2.5 GB)"
+	@echo "make mutants       break the code one line at a time: the tests must notice"
+	@echo "make lint          ruff: lint and format, nothing is changed"
+
+demo: .venv/ready
+	$(VENV) app.py
+
+test: .venv/ready-dev
+	$(VENV) -m pytest
+	@echo "The browser tests are not in this run: make test-browser (needs Chromium)."
+
+test-browser: .venv/ready-dev
+	$(VENV) -m pytest tests/browser
+
+slow: .venv/ready-dev
+	$(VENV) tests/slow_media.py
+
+mutants: .venv/ready-dev
+	$(VENV) tests/mutants/mutants.py
+
+lint: .venv/ready-dev
+	$(VENV) -m ruff check .
+	$(VENV) -m ruff format --check .
+
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
+		{ echo "$(PYTHON) is not Python 3.10-3.13; name one that is: make PYTHON=python3.11 ..."; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "the venv module is missing; on Debian: apt install python3-venv"; rm -rf .venv; exit 1; }
+
+.venv/ready: requirements.txt | .venv/bin/pip
+	$(VENV) -m pip install -q -r requirements.txt
+	@touch $@
+
+.venv/ready-dev: requirements-dev.txt requirements.txt | .venv/bin/pip
+	$(VENV) -m pip install -q -r requirements-dev.txt
+	@touch .venv/ready $@
+
+.PHONY: help demo test test-browser slow mutants lint

@@ -1,0 +1,367 @@
+"""The web demo: `python app.py`, then http://localhost:7860. One clip, one question, the vanilla and the pruned answer side by side.
+
+Layout and wiring only; the work is done by fastav.session, the drawing by fastav.plots. Neither torch nor transformers is
+imported here: the page comes first, the model is loaded in a thread behind it.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import html
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+import gradio as gr  # noqa: E402  after the switch above, which it reads at import
+
+from fastav import methods, models, plots  # noqa: E402
+from fastav.errors import UserError  # noqa: E402
+from fastav.result import Comparison  # noqa: E402
+
+try:  # ZeroGPU lends its GPU to functions marked like this; elsewhere the package is missing or does nothing
+    import spaces
+
+    gpu = spaces.GPU(duration=60)
+except ImportError:
+
+    def gpu(handler):
+        return handler
+
+
+ASSETS = Path(__file__).parent / "assets"
+DEFAULT_MODEL = "tiny"
+MAX_QUESTION = 500  # characters
+CLIPS = sorted(str(path) for path in (ASSETS / "examples").glob("*.*") if path.suffix in (".mp4", ".webm", ".wav", ".mp3"))
+QUESTIONS = (
+    "Is the bell making sound in the audio?",
+    "Is the car visible in the video?",
+    "Are the contexts of audio and visual content matching?",
+    "What color is the car?",
+    "How many objects are visible?",
+    "Describe what you see and hear in a single sentence.",
+)
+RULES = [
+    ("the model's own rule", "model"),
+    ("keep all", "all"),
+    ("drop all audio and video", "none"),
+    ("first 750 positions", "first(750)"),
+    ("remove at random", "random"),
+    ("remove the most attended", "top-attentive"),
+    ("remove the least attended", "low-attentive"),
+    ("remove the most informative", "top-informative"),
+    ("remove the least informative", "low-informative"),
+]
+FINE = [("remove the least attended", "low"), ("remove the most attended", "top"), ("remove at random", "random")]
+ABOUT = (
+    "The built-in model, FastAV-tiny, knows a small drawn world: simple objects and the sounds they make. "
+    "It cannot understand real-life footage."
+)
+
+
+class Sessions:
+    """The loaded model; one at a time, because two large ones may not fit. Safe to ask from several threads."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._session = None
+
+    def get(self, name: str):
+        """The session of model `name`, loaded when it is first asked for. Raises UserError when it cannot be."""
+        if name not in models.names():
+            raise UserError(f"unknown model {name!r}; allowed: {', '.join(models.names())}")
+        with self._lock:
+            if self._session is None or self._session.model_name != name:
+                from fastav import session
+
+                self._session = None  # its memory goes before the next model comes
+                self._session = session.load(name)
+            return self._session
+
+    def preload(self) -> None:
+        """Load the default model ahead of the first question; what fails here is told when somebody asks."""
+        try:
+            self.get(DEFAULT_MODEL)
+        except UserError as error:
+            print(f"the default model is not loaded: {error}")
+
+
+sessions = Sessions()
+
+
+@functools.lru_cache(maxsize=2)
+def read(model: str, path: str):
+    """The decoded clip; the preview and the run after it share one decoding. Uploads lie at a path named by their content."""
+    return sessions.get(model).read(path)
+
+
+def toasts(handler):
+    """Show a UserError of this generator as a toast with its text."""
+
+    @functools.wraps(handler)
+    def run(*args):
+        try:
+            yield from handler(*args)
+        except UserError as error:
+            raise gr.Error(html.escape(str(error)), title="That did not work", print_exception=False) from error
+
+    return run
+
+
+def checked(file: str | None, question: str | None, model: str, start: float, p: float, rule: str, fine: str):
+    """(session, clip, question, method) of one request, after every check that a browser or an API client could have skipped."""
+    question = (question or "").strip()
+    if not file:
+        raise UserError("There is no clip yet: add a video or audio file, or pick an example.")
+    if not question:
+        raise UserError("The question is empty: ask something about the clip.")
+    if len(question) > MAX_QUESTION:
+        raise UserError(f"The question has {len(question)} characters; at most {MAX_QUESTION} are allowed.")
+    session = sessions.get(model)
+    method = str(methods.parse(method_text(start, p, rule, fine), session.n_layers))
+    return session, read(model, file), question, method
+
+
+def method_text(start: float, p: float, rule: str, fine: str) -> str:
+    """The settings as the text form that the command line and the share link use. Raises UserError for impossible ones."""
+    return str(methods.FastAV(start=int(start), p=int(p), rule=rule, fine=fine))
+
+
+def status(text: str) -> str:
+    return f'<p class="fa-status" role="status"><i></i>{html.escape(text)}</p>'
+
+
+def timed(name: str, result) -> str:
+    return f"{name} · first token after {result.prefill_sec * 1e3:,.0f} ms"
+
+
+def shown(comparison: Comparison, clip) -> dict:
+    """Both answers and every figure of a comparison, by component."""
+    vanilla, pruned = comparison.vanilla, comparison.pruned
+    return {
+        vanilla_box: gr.update(value=vanilla.answer, label=timed("Vanilla", vanilla)),
+        pruned_box: gr.update(value=pruned.answer, label=timed("FastAV", pruned)),
+        headline_box: f'<p class="fa-headline" role="status">{html.escape(plots.headline(comparison))}</p>'
+        f'<p class="fa-conditions">{html.escape(plots.conditions(pruned))}</p>',
+        results: gr.update(visible=True),
+        map_box: plots.token_map(pruned, clip.frames),
+        table_box: table(comparison),
+    }
+
+
+def table(comparison: Comparison) -> str:
+    """The rows of the record as HTML, its notes, and the record itself as a link: no file is written for it."""
+    cells = [f"<tr><th scope='row'>{html.escape(a)}</th><td>{html.escape(b)}</td><td>{html.escape(c)}</td></tr>" for a, b, c in comparison.rows()]
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in comparison.pruned.notes)
+    record = base64.b64encode(json.dumps(comparison.to_dict(), indent=1).encode()).decode()
+    return (
+        "<table><thead><tr><th scope='col'>Measured</th><th scope='col'>vanilla</th><th scope='col'>FastAV</th></tr></thead>"
+        f"<tbody>{''.join(cells)}</tbody></table>{f'<ul class=fa-notes>{notes}</ul>' if notes else ''}"
+        f'<a class="fa-download" download="fastav-record.json" href="data:application/json;base64,{record}">Download the record (JSON)</a>'
+    )
+
+
+@toasts
+def preview(file: str | None, model: str) -> Iterator[dict | None]:
+    """What was uploaded: a player and the frames that the model sees."""
+    yield None
+    if not file:
+        return
+    clip = read(model, file)
+    facts = [clip.name, f"{clip.duration_sec:.1f} s", "" if clip.has_video else "no video", "" if clip.has_audio else "no sound", *clip.notes]
+    if clip.has_video:
+        facts.insert(2, f"the model sees these {len(clip.frames)} frames")
+    yield {
+        "path": file,
+        "kind": "video" if clip.has_video else "audio",
+        "pictures": plots.thumbnails(clip.frames, min(len(clip.frames), 16)),
+        "facts": " · ".join(filter(None, facts)),
+    }
+
+
+@gpu
+@toasts
+def compare(*request) -> Iterator[dict]:
+    """Stream the vanilla answer, then the pruned one, then the figures. Closing the generator ends the run at the next token."""
+    stop = threading.Event()
+    blank = gr.update(value="", label="Vanilla"), gr.update(value="", label="FastAV")
+    yield {
+        vanilla_box: blank[0], pruned_box: blank[1], results: gr.update(visible=False), headline_box: status("Reading the clip (1 of 3)")
+    }
+    try:
+        session, clip, question, method = checked(*request)
+        finished = []
+        for step, (box, name, text) in enumerate(((vanilla_box, "Vanilla", "vanilla"), (pruned_box, "FastAV", method)), start=2):
+            yield {headline_box: status(f"{name} is answering ({step} of 3)")}
+            for piece in session.stream(clip, question, text, stop=stop):
+                if isinstance(piece, str):
+                    yield {box: gr.update(value=piece)}
+                else:
+                    finished.append(piece)
+        yield shown(Comparison(*finished), clip)
+    except UserError:
+        yield {headline_box: ""}
+        raise
+    finally:
+        stop.set()
+
+
+@gpu
+@toasts
+def measure(*request) -> Iterator[dict]:
+    """The same comparison with timings to rely on: medians of interleaved repeats."""
+    yield {headline_box: status("Measuring: both ways in turn, five times each. This takes longer than a single run.")}
+    try:
+        session, clip, question, method = checked(*request)
+        yield shown(session.measure(clip, question, method), clip)
+    except UserError:
+        yield {headline_box: ""}
+        raise
+
+
+def fit(model: str, method: str | None = None) -> dict:
+    """The controls as this model allows them, set to `method` or to the model's default. Raises UserError for a method that does not fit."""
+    session = sessions.get(model)
+    chosen = methods.parse(method or session.default_method, session.n_layers)
+    if not isinstance(chosen, methods.FastAV) or not 0 <= chosen.p <= 90:
+        raise UserError(f"the link asks for {method!r}; the page can show fastav with p from 0 to 90")
+    plain = methods.FastAV(start=chosen.start, p=chosen.p, rule=chosen.rule, fine=chosen.fine)
+    if method and chosen != plain:
+        raise UserError(f"the link asks for {method!r}; of its settings the page has start, p, rule and fine")
+    return {
+        start_box: gr.update(maximum=session.n_layers - 1, value=chosen.start),
+        p_box: chosen.p,
+        rule_box: chosen.rule,
+        fine_box: chosen.fine,
+        about_box: session.about,
+    }
+
+
+@toasts
+def change_model(model: str) -> Iterator[dict]:
+    yield fit(model)
+
+
+@toasts
+def restore(request: gr.Request) -> Iterator[dict]:
+    """Fill the page from the address (?model=...&method=...&question=...), after checking each part."""
+    asked = dict(request.query_params)
+    model = asked.get("model", DEFAULT_MODEL)
+    question = asked.get("question", "")[:MAX_QUESTION]
+    if question:
+        yield {question_box: question}
+    yield {model_box: model} | fit(model, asked.get("method"))
+
+
+THEME = gr.themes.Base(
+    primary_hue="orange",
+    neutral_hue="stone",
+    radius_size="md",
+    font=[gr.themes.Font("system-ui"), gr.themes.Font("sans-serif")],
+    font_mono=[gr.themes.Font("ui-monospace"), gr.themes.Font("monospace")],
+).set(
+    body_background_fill="var(--fa-page)",
+    body_background_fill_dark="var(--fa-page)",
+    block_background_fill="var(--fa-card)",
+    block_background_fill_dark="var(--fa-card)",
+    block_border_color="var(--fa-edge)",
+    block_border_color_dark="var(--fa-edge)",
+    block_border_width="1px",
+    block_border_width_dark="1px",
+    block_shadow="none",
+    block_label_text_color="var(--fa-soft)",
+    block_title_text_color="var(--fa-soft)",
+    button_primary_background_fill="#c2410c",
+    button_primary_background_fill_hover="#9a3412",
+    button_primary_background_fill_dark="#c2410c",
+    button_primary_background_fill_hover_dark="#9a3412",
+    button_primary_text_color="white",
+    button_secondary_background_fill="var(--fa-edge)",
+    button_secondary_background_fill_dark="var(--fa-edge)",
+    input_background_fill="var(--fa-page)",
+    input_background_fill_dark="var(--fa-page)",
+    slider_color="var(--fa-video)",
+    slider_color_dark="var(--fa-video)",
+)
+SHARE = """(model, method, question) => {
+  const link = new URL(location.pathname, location.origin);
+  for (const [name, value] of Object.entries({model, method, question})) if (value) link.searchParams.set(name, value);
+  history.replaceState(null, "", link);
+  if (navigator.clipboard) navigator.clipboard.writeText(link.href).catch(() => {});
+  return [];
+}"""
+
+
+def asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+with gr.Blocks(title="FastAV", delete_cache=(600, 3600), analytics_enabled=False) as demo:
+    gr.Markdown("# **FastAV** fewer tokens, the same model")
+    about_box = gr.Markdown(ABOUT, elem_classes="fa-about")
+    with gr.Row(equal_height=False):
+        with gr.Column(min_width=300):
+            file_box = gr.File(label="Clip: video or audio", file_types=["video", "audio"], height=132, elem_id="clip")
+            preview_box = gr.HTML(None, html_template=asset("preview.html"), js_on_load=asset("preview.js"), elem_id="preview")
+            if CLIPS:
+                gr.Examples([[clip] for clip in CLIPS], file_box, label="Example clips")
+        with gr.Column(min_width=300):
+            question_box = gr.Textbox(label="Question", placeholder=QUESTIONS[0], max_length=MAX_QUESTION, lines=2, elem_id="question")
+            gr.Examples([[question] for question in QUESTIONS], question_box, label="Example questions")
+            with gr.Row():
+                run_button = gr.Button("Run", variant="primary", min_width=70)
+                stop_button = gr.Button("Stop", min_width=70)
+                measure_button = gr.Button("Measure", min_width=70)
+            with gr.Accordion("Pruning settings", open=False):
+                with gr.Row():
+                    model_box = gr.Dropdown(models.names(), value=DEFAULT_MODEL, label="Model", min_width=150)
+                    rule_box = gr.Dropdown(
+                        RULES, value="model", label="Global rule, once at the start layer", allow_custom_value=True, min_width=210
+                    )
+                    fine_box = gr.Dropdown(FINE, value="low", label="Fine rule, after every layer", min_width=210)
+                with gr.Row():
+                    # 4 of 8 layers is FastAV-tiny; `fit` sets the limits of the model at hand.
+                    start_box = gr.Slider(1, 7, value=4, step=1, label="Start layer", min_width=150)
+                    p_box = gr.Slider(0, 90, value=20, step=1, label="Removed after every layer (P, %)", min_width=150)
+                method_box = gr.Textbox(method_text(4, 20, "model", "low"), label="Method as text", interactive=False, buttons=["copy"])
+                share_button = gr.Button("Link to these settings", size="sm")
+    with gr.Row():
+        with gr.Column(min_width=300):  # a column each, or gradio joins the two boxes into one
+            vanilla_box = gr.Textbox(label="Vanilla", lines=3, interactive=False, elem_classes="fa-answer", elem_id="vanilla")
+        with gr.Column(min_width=300):
+            pruned_box = gr.Textbox(label="FastAV", lines=3, interactive=False, elem_classes="fa-answer", elem_id="pruned")
+    headline_box = gr.HTML("", elem_id="headline")
+    with gr.Row(visible=False) as results:
+        with gr.Column(scale=3, min_width=300):
+            map_box = gr.HTML(None, html_template=asset("token_map.html"), js_on_load=asset("token_map.js"), elem_id="map")
+        with gr.Column(scale=2, min_width=300):
+            table_box = gr.HTML("", elem_id="figures")
+
+    settings = [start_box, p_box, rule_box, fine_box]
+    inputs = [file_box, question_box, model_box, *settings]
+    outputs = [vanilla_box, pruned_box, headline_box, results, map_box, table_box]
+    one_at_a_time = {"concurrency_id": "device", "concurrency_limit": 1, "show_progress_on": headline_box}
+    run = gr.on([run_button.click, question_box.submit], compare, inputs, outputs, api_name="compare", **one_at_a_time)
+    measured = measure_button.click(measure, inputs, outputs, api_name="measure", **one_at_a_time)
+    stop_button.click(lambda: "<p class='fa-status'>Stopped.</p>", None, headline_box, cancels=[run, measured], queue=False, api_visibility="private")
+    file_box.change(preview, [file_box, model_box], preview_box, show_progress="minimal", api_visibility="private")
+    gr.on([box.change for box in settings], method_text, settings, method_box, show_progress="hidden", api_visibility="private")
+    fitted = [*settings, about_box]
+    model_box.input(change_model, model_box, fitted, api_visibility="private")
+    share_button.click(None, [model_box, method_box, question_box], None, js=SHARE)
+    demo.load(restore, None, [question_box, model_box, *fitted], show_progress="hidden", api_visibility="private")
+demo.queue(max_size=64)
+
+if os.environ.get("SPACES_ZERO_GPU"):
+    sessions.preload()  # there a handler runs in a forked process: what is loaded in it is lost
+
+if __name__ == "__main__":
+    demo.launch(
+        theme=THEME, css=asset("page.css"), max_file_size="200mb", footer_links=["api"], server_port=int(os.environ.get("GRADIO_SERVER_PORT", 7860)),
+        prevent_thread_lock=True,
+    )  # fmt: skip
+    threading.Thread(target=sessions.preload, daemon=True).start()
+    demo.block_thread()

@@ -1,0 +1,177 @@
+"""The numbers of a run (eval/summary.py) -> the text a person reads. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_LISTED = 10  # errors and unknown answers printed; the JSON document lists them all
+
+
+def report(summary: dict) -> str:
+    """All tables. A method is called as it was typed; its full text form stands once, at the top."""
+    labels = {m["method"]: m["label"] for m in summary["methods"]}
+    judged = any("f1" in task for method in summary["methods"] for task in method["tasks"].values())
+    parts = [
+        _title(summary, labels),
+        _main(summary, labels),
+        _tasks(summary, labels, judged),
+        _differences(summary, labels),
+        _baselines(summary) if judged else "",
+        _wordings(summary, labels),
+        _listing(
+            "questions without an answer, in no share above",
+            labels,
+            [(e["method"], f"{e['text']} [{e['error']}]") for e in summary["errors"]],
+        ),
+        _listing(
+            "answers neither yes nor no, counted as wrong",
+            labels,
+            [(u["method"], f"{u['text']} > {u['answer']!r}") for u in summary["unknown_answers"]],
+        ),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _title(summary: dict, labels: dict[str, str]) -> str:
+    lines = [f"{summary['benchmark']}: {summary['questions']} questions about {summary['clips']} clips, model {summary['model']}"]
+    if summary["benchmark"].endswith("-mini"):
+        lines.insert(0, "BUILT-IN MINI SET, not the benchmark itself: give --data-root DIR for that.")
+    lines += [f"{label} = {method}" for method, label in labels.items() if label != method]
+    lines += sorted({device for method in summary["methods"] for device in method["devices"]})
+    repeated = summary["repeated"]
+    if repeated["texts"]:
+        lines.append(
+            f"{repeated['texts']} question texts come again for the same clip, {repeated['contradictory']} of them with "
+            "contradictory labels; each record counts"
+        )
+    for what in ("sound", "video"):
+        count = max(method[f"answers_without_{what}"] for method in summary["methods"])
+        if count:
+            lines.append(f"{count} questions are about clips without {what}")
+    return "\n".join(lines)
+
+
+def _main(summary: dict, labels: dict[str, str]) -> str:
+    titles = list(summary["methods"][0]["columns"])
+    rows = [["accuracy in %", *titles, "FLOPs", "paper's", "first token", "per token", "KV cache", "peak"]]
+    for m in summary["methods"]:
+        rows.append(
+            [
+                labels[m["method"]],
+                *(_percent(c["accuracy"]) if c["n"] else "-" for c in m["columns"].values()),
+                _number(m["flops_relative_percent"], "{:.1f}"),
+                _number(m["flops_paper_relative_percent"], "{:.1f}"),
+                _number(m["prefill_median_sec"], "{:.1f} ms", 1e3),
+                _number(m["per_token_median_sec"], "{:.1f} ms", 1e3),
+                _number(m["kv_mb"], "{:.2f} MB"),
+                _number(m["peak_median_mb"], "{:.2f} MB"),
+            ]
+        )
+    checks = [
+        f"{labels[m['method']]} {m['fvcore_off_percent']:+.3f} %"
+        for m in summary["methods"]
+        if m["fvcore_off_percent"] is not None
+    ]
+    notes = (
+        "FLOPs: prefill of the decoder, vanilla = 100, mean of the ratios per question (paper's: by the paper's formula). "
+        "Times and peak: medians of single runs.\nClosed form against fvcore: " + (", ".join(checks) or "not checked")
+    )
+    return f"{table(rows)}\n{notes}"
+
+
+def _tasks(summary: dict, labels: dict[str, str], judged: bool) -> str:
+    rows = [["task", "method", "n", "accuracy", "95 %", *(["precision", "recall", "F1", "yes %", "unknown"] if judged else [])]]
+    notes = []
+    for task in summary["methods"][0]["tasks"]:
+        for m in summary["methods"]:
+            t = m["tasks"][task]
+            row = [task, labels[m["method"]], str(t["n"])]
+            row += [_percent(t["accuracy"]), f"{_percent(t['low'])} to {_percent(t['high'])}"] if t["n"] else ["-", "-"]
+            if judged:
+                row += [_percent(t[k]) if k in t else "-" for k in ("precision", "recall", "f1", "yes_share")]
+                row += [str(t.get("unknown", "-"))]
+            rows.append(row)
+            if t.get("undefined"):
+                notes.append(f"{task}, {labels[m['method']]}: 0 / 0 in {', '.join(t['undefined'])}, shown as 0.0")
+            if t.get("not_scored"):
+                notes.append(f"{task}, {labels[m['method']]}: {t['not_scored']} captions not scored (real footage needs a judge)")
+            elif "right_with_colors" in t and t["n"]:
+                notes.append(
+                    f"{task}, {labels[m['method']]}: right = exactly the objects and sounds; with every colour, too: "
+                    f"{_percent(t['right_with_colors'] / t['n'])} %"
+                )
+    return "\n".join([table(rows), *notes])
+
+
+def _differences(summary: dict, labels: dict[str, str]) -> str:
+    rows = [["points against vanilla", "", "difference", "95 %", "n", "only it right", "only vanilla right"]]
+    for method, columns in summary["differences"].items():
+        for title, d in columns.items():
+            if d["n"]:
+                rows.append(
+                    [
+                        labels[method],
+                        title,
+                        f"{100 * d['difference']:+.2f}",
+                        f"{100 * d['low']:+.2f} to {100 * d['high']:+.2f}",
+                        str(d["n"]),
+                        str(d["only_a_right"]),
+                        str(d["only_b_right"]),
+                    ]
+                )
+    note = "Paired interval (Newcombe 1998, method 10), widened where questions of one clip go together."
+    return f"{table(rows)}\n{note}" if len(rows) > 1 else ""
+
+
+def _baselines(summary: dict) -> str:
+    always, prior = summary["baselines"]["always_yes"], summary["baselines"]["text_only_prior"]
+    rows = [["without looking, in %", *always]]
+    rows.append(["always yes", *map(_percent, always.values())])
+    rows.append(["text-only prior", *map(_percent, prior.values())])
+    note = (
+        "Text-only prior: the majority label among the other questions of the same text, a tie counts half; one text with "
+        "balanced labels therefore gives 0."
+    )
+    return f"{table(rows)}\n{note}"
+
+
+def _wordings(summary: dict, labels: dict[str, str]) -> str:
+    rows = [["wordings", "method", "seen in training", "n", "unseen", "n"]]
+    for m in summary["methods"]:
+        for task, split in m["wordings"].items():
+            seen, unseen = split["seen"], split["unseen"]
+            if seen["n"] and unseen["n"]:
+                numbers = [_percent(seen["accuracy"]), str(seen["n"]), _percent(unseen["accuracy"]), str(unseen["n"])]
+                rows.append([task, labels[m["method"]], *numbers])
+    return table(rows) if len(rows) > 1 else ""
+
+
+def _listing(what: str, labels: dict[str, str], entries: Sequence[tuple[str, str]]) -> str:
+    """(method, text) entries, each text once with the methods it happened to."""
+    if not entries:
+        return ""
+    by_text: dict[str, list[str]] = {}
+    for method, text in entries:
+        by_text.setdefault(text, []).append(labels[method])
+    lines = [f"  {text} ({', '.join(dict.fromkeys(who))})" for text, who in by_text.items()]
+    more = [f"  ... and {len(lines) - _LISTED} more, see summary.json"] if len(lines) > _LISTED else []
+    return "\n".join([f"{len(entries)} {what}:", *lines[:_LISTED], *more])
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as text, the first column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _number(value: float | None, form: str, scale: float = 1.0) -> str:
+    return "-" if value is None else form.format(value * scale)
