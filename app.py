@@ -1,4 +1,4 @@
-"""The web demo: `python app.py`, then http://localhost:7860. One clip, one question, the vanilla and the pruned answer side by side.
+"""The web demo: `python app.py`, then http://localhost:7860. One clip, one question, two answers side by side.
 
 Layout and wiring only; the work is done by fastav.session, the drawing by fastav.plots. Neither torch nor transformers is
 imported here: the page comes first, the model is loaded in a thread behind it.
@@ -6,10 +6,8 @@ imported here: the page comes first, the model is loaded in a thread behind it.
 
 from __future__ import annotations
 
-import base64
 import functools
 import html
-import json
 import os
 import threading
 from collections.abc import Iterator
@@ -45,17 +43,17 @@ QUESTIONS = (
     "Describe what you see and hear in a single sentence.",
 )
 RULES = [
-    ("the model's own rule", "model"),
+    ("keep what the model's rule keeps", "model"),
     ("keep all", "all"),
-    ("drop all audio and video", "none"),
-    ("first 750 positions", "first(750)"),
+    ("keep the first 750 positions", "first(750)"),
+    ("remove all audio and video", "none"),
     ("remove at random", "random"),
-    ("remove the most attended", "top-attentive"),
-    ("remove the least attended", "low-attentive"),
-    ("remove the most informative", "top-informative"),
-    ("remove the least informative", "low-informative"),
+    ("remove most attended", "top-attentive"),
+    ("remove least attended", "low-attentive"),
+    ("remove most informative", "top-informative"),
+    ("remove least informative", "low-informative"),
 ]
-FINE = [("remove the least attended", "low"), ("remove the most attended", "top"), ("remove at random", "random")]
+FINE = [("remove least attended", "low"), ("remove most attended", "top"), ("remove at random", "random")]
 ABOUT = (
     "The built-in model, FastAV-tiny, knows a small drawn world: simple objects and the sounds they make. "
     "It cannot understand real-life footage."
@@ -106,7 +104,7 @@ def toasts(handler):
         try:
             yield from handler(*args)
         except UserError as error:
-            raise gr.Error(html.escape(str(error)), title="That did not work", print_exception=False) from error
+            raise gr.Error(html.escape(str(error)), print_exception=False) from error
 
     return run
 
@@ -138,6 +136,11 @@ def timed(name: str, result) -> str:
     return f"{name} · first token after {result.prefill_sec * 1e3:,.0f} ms"
 
 
+def problem(error: UserError) -> str:
+    """Stays on the page after the toast has gone."""
+    return f'<p class="fa-status">{html.escape(str(error))}</p>'
+
+
 def shown(comparison: Comparison, clip) -> dict:
     """Both answers and every figure of a comparison, by component."""
     vanilla, pruned = comparison.vanilla, comparison.pruned
@@ -148,20 +151,8 @@ def shown(comparison: Comparison, clip) -> dict:
         f'<p class="fa-conditions">{html.escape(plots.conditions(pruned))}</p>',
         results: gr.update(visible=True),
         map_box: plots.token_map(pruned, clip.frames),
-        table_box: table(comparison),
+        table_box: plots.table(comparison),
     }
-
-
-def table(comparison: Comparison) -> str:
-    """The rows of the record as HTML, its notes, and the record itself as a link: no file is written for it."""
-    cells = [f"<tr><th scope='row'>{html.escape(a)}</th><td>{html.escape(b)}</td><td>{html.escape(c)}</td></tr>" for a, b, c in comparison.rows()]
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in comparison.pruned.notes)
-    record = base64.b64encode(json.dumps(comparison.to_dict(), indent=1).encode()).decode()
-    return (
-        "<table><thead><tr><th scope='col'>Measured</th><th scope='col'>vanilla</th><th scope='col'>FastAV</th></tr></thead>"
-        f"<tbody>{''.join(cells)}</tbody></table>{f'<ul class=fa-notes>{notes}</ul>' if notes else ''}"
-        f'<a class="fa-download" download="fastav-record.json" href="data:application/json;base64,{record}">Download the record (JSON)</a>'
-    )
 
 
 @toasts
@@ -170,31 +161,39 @@ def preview(file: str | None, model: str) -> Iterator[dict | None]:
     yield None
     if not file:
         return
-    clip = read(model, file)
-    facts = [clip.name, f"{clip.duration_sec:.1f} s", "" if clip.has_video else "no video", "" if clip.has_audio else "no sound", *clip.notes]
-    if clip.has_video:
-        facts.insert(2, f"the model sees these {len(clip.frames)} frames")
+    try:
+        clip = read(model, file)
+    except UserError as error:
+        yield {"path": file, "kind": "unreadable", "pictures": [], "facts": str(error)}
+        raise
+    missing = ["" if clip.has_video else "no video", "" if clip.has_audio else "no sound"]
+    seen = f"the model sees these {len(clip.frames)} frames" if clip.has_video else ""
     yield {
         "path": file,
         "kind": "video" if clip.has_video else "audio",
         "pictures": plots.thumbnails(clip.frames, min(len(clip.frames), 16)),
-        "facts": " · ".join(filter(None, facts)),
+        "facts": " · ".join(filter(None, [clip.name, f"{clip.duration_sec:.1f} s", seen, *missing, *clip.notes])),
     }
 
 
 @gpu
 @toasts
-def compare(*request) -> Iterator[dict]:
-    """Stream the vanilla answer, then the pruned one, then the figures. Closing the generator ends the run at the next token."""
+def compare(file, question: str, model: str, start: float, p: float, rule: str, fine: str) -> Iterator[dict]:
+    """Stream the vanilla answer, then the pruned one, then the figures.
+
+    Closing the generator, which is what Stop does, ends the run at the next token.
+    """
     stop = threading.Event()
-    blank = gr.update(value="", label="Vanilla"), gr.update(value="", label="FastAV")
     yield {
-        vanilla_box: blank[0], pruned_box: blank[1], results: gr.update(visible=False), headline_box: status("Reading the clip (1 of 3)")
+        vanilla_box: gr.update(value="", label="Vanilla"),
+        pruned_box: gr.update(value="", label="FastAV"),
+        headline_box: status("Reading the clip (1 of 3)"),
+        results: gr.update(visible=False),
     }
     try:
-        session, clip, question, method = checked(*request)
+        session, clip, question, method = checked(file, question, model, start, p, rule, fine)
         finished = []
-        for step, (box, name, text) in enumerate(((vanilla_box, "Vanilla", "vanilla"), (pruned_box, "FastAV", method)), start=2):
+        for step, box, name, text in ((2, vanilla_box, "Vanilla", "vanilla"), (3, pruned_box, "FastAV", method)):
             yield {headline_box: status(f"{name} is answering ({step} of 3)")}
             for piece in session.stream(clip, question, text, stop=stop):
                 if isinstance(piece, str):
@@ -202,8 +201,8 @@ def compare(*request) -> Iterator[dict]:
                 else:
                     finished.append(piece)
         yield shown(Comparison(*finished), clip)
-    except UserError:
-        yield {headline_box: ""}
+    except UserError as error:
+        yield {headline_box: problem(error)}
         raise
     finally:
         stop.set()
@@ -211,19 +210,22 @@ def compare(*request) -> Iterator[dict]:
 
 @gpu
 @toasts
-def measure(*request) -> Iterator[dict]:
+def measure(file, question: str, model: str, start: float, p: float, rule: str, fine: str) -> Iterator[dict]:
     """The same comparison with timings to rely on: medians of interleaved repeats."""
     yield {headline_box: status("Measuring: both ways in turn, five times each. This takes longer than a single run.")}
     try:
-        session, clip, question, method = checked(*request)
+        session, clip, question, method = checked(file, question, model, start, p, rule, fine)
         yield shown(session.measure(clip, question, method), clip)
-    except UserError:
-        yield {headline_box: ""}
+    except UserError as error:
+        yield {headline_box: problem(error)}
         raise
 
 
 def fit(model: str, method: str | None = None) -> dict:
-    """The controls as this model allows them, set to `method` or to the model's default. Raises UserError for a method that does not fit."""
+    """The controls as this model allows them, set to `method` or to the model's default.
+
+    Raises UserError for a method that does not fit.
+    """
     session = sessions.get(model)
     chosen = methods.parse(method or session.default_method, session.n_layers)
     if not isinstance(chosen, methods.FastAV) or not 0 <= chosen.p <= 90:
@@ -232,12 +234,18 @@ def fit(model: str, method: str | None = None) -> dict:
     if method and chosen != plain:
         raise UserError(f"the link asks for {method!r}; of its settings the page has start, p, rule and fine")
     return {
+        method_box: str(plain),
         start_box: gr.update(maximum=session.n_layers - 1, value=chosen.start),
         p_box: chosen.p,
         rule_box: chosen.rule,
         fine_box: chosen.fine,
         about_box: session.about,
     }
+
+
+@toasts
+def describe(start: float, p: float, rule: str, fine: str) -> Iterator[str]:
+    yield method_text(start, p, rule, fine)
 
 
 @toasts
@@ -304,29 +312,32 @@ with gr.Blocks(title="FastAV", delete_cache=(600, 3600), analytics_enabled=False
     about_box = gr.Markdown(ABOUT, elem_classes="fa-about")
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):
-            file_box = gr.File(label="Clip: video or audio", file_types=["video", "audio"], height=132, elem_id="clip")
+            file_box = gr.File(label="Clip: video or audio", file_types=["video", "audio"], height=150, elem_id="clip")
             preview_box = gr.HTML(None, html_template=asset("preview.html"), js_on_load=asset("preview.js"), elem_id="preview")
             if CLIPS:
                 gr.Examples([[clip] for clip in CLIPS], file_box, label="Example clips")
         with gr.Column(min_width=300):
-            question_box = gr.Textbox(label="Question", placeholder=QUESTIONS[0], max_length=MAX_QUESTION, lines=2, elem_id="question")
+            question_box = gr.Textbox(
+                label="Question", placeholder=QUESTIONS[0], max_length=MAX_QUESTION, lines=2, elem_id="question"
+            )
             gr.Examples([[question] for question in QUESTIONS], question_box, label="Example questions")
             with gr.Row():
                 run_button = gr.Button("Run", variant="primary", min_width=70)
                 stop_button = gr.Button("Stop", min_width=70)
                 measure_button = gr.Button("Measure", min_width=70)
             with gr.Accordion("Pruning settings", open=False):
+                model_box = gr.Dropdown(models.names(), value=DEFAULT_MODEL, label="Model")
                 with gr.Row():
-                    model_box = gr.Dropdown(models.names(), value=DEFAULT_MODEL, label="Model", min_width=150)
+                    # Any first(N) may be typed.
                     rule_box = gr.Dropdown(
-                        RULES, value="model", label="Global rule, once at the start layer", allow_custom_value=True, min_width=210
+                        RULES, value="model", label="Once, at the start layer", allow_custom_value=True, min_width=220
                     )
-                    fine_box = gr.Dropdown(FINE, value="low", label="Fine rule, after every layer", min_width=210)
+                    fine_box = gr.Dropdown(FINE, value="low", label="After every layer from there", min_width=220)
                 with gr.Row():
                     # 4 of 8 layers is FastAV-tiny; `fit` sets the limits of the model at hand.
-                    start_box = gr.Slider(1, 7, value=4, step=1, label="Start layer", min_width=150)
-                    p_box = gr.Slider(0, 90, value=20, step=1, label="Removed after every layer (P, %)", min_width=150)
-                method_box = gr.Textbox(method_text(4, 20, "model", "low"), label="Method as text", interactive=False, buttons=["copy"])
+                    start_box = gr.Slider(1, 7, value=4, step=1, label="Start layer", min_width=220, buttons=[])
+                    p_box = gr.Slider(0, 90, value=20, step=1, label="Percent per layer (P)", min_width=220, buttons=[])
+                method_box = gr.Textbox(method_text(4, 20, "model", "low"), label="As text", interactive=False, buttons=["copy"])
                 share_button = gr.Button("Link to these settings", size="sm")
     with gr.Row():
         with gr.Column(min_width=300):  # a column each, or gradio joins the two boxes into one
@@ -346,10 +357,14 @@ with gr.Blocks(title="FastAV", delete_cache=(600, 3600), analytics_enabled=False
     one_at_a_time = {"concurrency_id": "device", "concurrency_limit": 1, "show_progress_on": headline_box}
     run = gr.on([run_button.click, question_box.submit], compare, inputs, outputs, api_name="compare", **one_at_a_time)
     measured = measure_button.click(measure, inputs, outputs, api_name="measure", **one_at_a_time)
-    stop_button.click(lambda: "<p class='fa-status'>Stopped.</p>", None, headline_box, cancels=[run, measured], queue=False, api_visibility="private")
+    stopped = '<p class="fa-status">Stopped.</p>'
+    stop_button.click(lambda: stopped, None, headline_box, cancels=[run, measured], queue=False, api_visibility="private")
     file_box.change(preview, [file_box, model_box], preview_box, show_progress="minimal", api_visibility="private")
-    gr.on([box.change for box in settings], method_text, settings, method_box, show_progress="hidden", api_visibility="private")
-    fitted = [*settings, about_box]
+    gr.on(
+        [box.input for box in settings], describe, settings, method_box,
+        trigger_mode="always_last", show_progress="hidden", api_visibility="private",
+    )  # fmt: skip
+    fitted = [*settings, method_box, about_box]
     model_box.input(change_model, model_box, fitted, api_visibility="private")
     share_button.click(None, [model_box, method_box, question_box], None, js=SHARE)
     demo.load(restore, None, [question_box, model_box, *fitted], show_progress="hidden", api_visibility="private")
@@ -359,9 +374,8 @@ if os.environ.get("SPACES_ZERO_GPU"):
     sessions.preload()  # there a handler runs in a forked process: what is loaded in it is lost
 
 if __name__ == "__main__":
-    demo.launch(
-        theme=THEME, css=asset("page.css"), max_file_size="200mb", footer_links=["api"], server_port=int(os.environ.get("GRADIO_SERVER_PORT", 7860)),
-        prevent_thread_lock=True,
-    )  # fmt: skip
+    port = int(os.environ.get("GRADIO_SERVER_PORT", 7860))
+    look = {"theme": THEME, "css": asset("page.css"), "footer_links": ["api"]}
+    demo.launch(server_port=port, max_file_size="200mb", prevent_thread_lock=True, **look)
     threading.Thread(target=sessions.preload, daemon=True).start()
     demo.block_thread()

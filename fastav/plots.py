@@ -1,4 +1,4 @@
-"""What the page draws, made from the record: the headline, the thumbnails, the token map. Pure: no torch, no gradio.
+"""What the page shows, made from the record: headline, table, thumbnails, token map. Pure: no torch, no gradio.
 
 Layers count from 0. Positions are original positions. The page only paints what comes from here.
 """
@@ -6,7 +6,9 @@ Layers count from 0. Positions are original positions. The page only paints what
 from __future__ import annotations
 
 import base64
+import html
 import io
+import json
 import math
 from collections import defaultdict
 
@@ -41,6 +43,23 @@ def conditions(result: Result) -> str:
     if result.n_repeats > 1:
         runs += f", {result.n_new_tokens} forced tokens each"
     return f"{runs}; {result.device}, {result.dtype}, {result.attn}"
+
+
+def table(comparison: Comparison) -> str:
+    """The rows of the record as HTML, its notes, and the record itself as a link: no file is written for it."""
+    rows = "".join(
+        f"<tr><th scope='row'>{html.escape(what)}</th><td>{html.escape(vanilla)}</td><td>{html.escape(pruned)}</td></tr>"
+        for what, vanilla, pruned in comparison.rows()
+    )
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in comparison.pruned.notes)
+    record = base64.b64encode(json.dumps(comparison.to_dict()).encode()).decode()
+    return (
+        "<table><thead><tr><th scope='col'>Measured</th><th scope='col'>vanilla</th><th scope='col'>FastAV</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table>"
+        + (f"<ul class='fa-notes'>{notes}</ul>" if notes else "")
+        + "<a class='fa-download' download='fastav-record.json' "
+        f"href='data:application/json;base64,{record}'>Download the record (JSON)</a>"
+    )
 
 
 def grid(n: int, aspect: float = 1.0) -> tuple[int, int]:

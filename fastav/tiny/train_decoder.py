@@ -17,6 +17,7 @@ from __future__ import annotations
 import random
 import time
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,13 +25,13 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fastav.tiny.drawing import COLORS, KINDS
-from fastav.tiny.model import TinyAV
+from fastav.tiny.model import FEATURE_SCALE, WIDTH, TinyAV
 from fastav.tiny.questions import N_TRAINING, NUMBERS, WORDINGS, YES_NO, caption, matching, place
 from fastav.tiny.world import held_out_pair
 
 LATE = 4  # text may read video from this layer on
 N_VIDEO, N_AUDIO = 128, 200
-MEDIA_END = 2 + N_VIDEO + N_AUDIO
+N_ROWS = 16
 
 
 class Pairs:
@@ -197,7 +198,7 @@ def forward(model: TinyAV, batch: Batch, block: bool) -> tuple[torch.Tensor, tor
     start = words(torch.tensor([model.tokenizer.bos_id, model.tokenizer.user_id])).expand(len(batch.ids), -1, -1)
     media = []
     for features, projector, places in zip((batch.video, batch.audio), (model.vision_projector, model.audio_projector), batch.place, strict=True):
-        media.append(projector.linear(features / 10.0) + projector.place[places])
+        media.append(projector.linear(features / FEATURE_SCALE) + projector.place[places])
     hidden = torch.cat([start, *media, words(batch.ids)], 1)
     rotary = decoder.rotary_emb(hidden, batch.positions)
     middle = None
@@ -252,29 +253,45 @@ class Muon:
                 p.add_(update, alpha=-rate * max(1, shape[0] / shape[1]) ** 0.5)
 
 
-def train(model: TinyAV, cache, seconds: float, log, save, state: dict | None = None, n_rows: int = 16, seed: int = 0):
-    """Train decoder and projectors for `seconds`; `save(model)` is called every two minutes and at the end."""
-    rng = random.Random(seed)
-    torch.manual_seed(seed)
+def train(model: TinyAV, cache, seconds: float, log, checkpoint: Path, save) -> None:
+    """Train decoder and projectors for `seconds` in all, whatever interrupts it.
+
+    `cache`: features video [n, 128, D] and audio [m, 200, D], sound_labels [m, 100] and `pairs`. Every two minutes the whole state goes
+    to `checkpoint` and `save(model)` exports the model.
+    """
+    matrices = [p for _, p in model.decoder.model.layers.named_parameters() if p.dim() == 2]
+    ids = {id(p) for p in matrices}
+    torch.manual_seed(0)
+    head = nn.Linear(WIDTH, 3)
     model.vision.requires_grad_(False)
     model.audio.requires_grad_(False)
-    matrices = [p for name, p in model.decoder.model.layers.named_parameters() if p.dim() == 2]
-    ids = {id(p) for p in matrices}
-    head = nn.Linear(192, 3)
     others = [p for p in (*model.parameters(), *head.parameters()) if p.requires_grad and id(p) not in ids]
     muon, adam = Muon(matrices), torch.optim.AdamW(others, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.0)
-    began, step, last_log, last_save = time.time(), 0, 0.0, 0.0
+    rng, step, before = random.Random(0), 0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=False)  # our own file
+        model.load_state_dict(state["model"])
+        head.load_state_dict(state["head"])
+        adam.load_state_dict(state["adam"])
+        muon.buffers, step, before = state["muon"], state["step"], state["seconds"]
+        rng.setstate(state["rng"])
+    began, last_log, last_save = time.time() - before, before, before
     tally = defaultdict(list)
-    words = model.tokenizer.words
+
+    def store(spent):
+        state = {"model": model.state_dict(), "head": head.state_dict(), "adam": adam.state_dict(), "muon": muon.buffers}
+        torch.save({**state, "step": step, "seconds": spent, "rng": rng.getstate()}, checkpoint.with_suffix(".part"))
+        checkpoint.with_suffix(".part").replace(checkpoint)
+        save(model)
+
     while (spent := time.time() - began) < seconds:
         part = spent / seconds
         rate = min(1.0, step / 30) * min(1.0, (1 - part) / 0.35)
         frames, stride = (3, 8) if part < 0.4 else rng.choices(((3, 8), (5, 4), (8, 3), (8, 1)), (0.35, 0.25, 0.2, 0.2))[0]
         block = rng.random() < (1.0 if part < 0.5 else 0.7)
-        batch = Batch(rng, cache, model.tokenizer, n_rows, frames, stride)
+        batch = Batch(rng, cache, model.tokenizer, N_ROWS, frames, stride)
         loss, right, weight, target = loss_of(model, batch, head, block)
-        adam.zero_grad()
-        for p in matrices:
+        for p in (*others, *matrices):
             p.grad = None
         loss.backward()
         nn.utils.clip_grad_norm_(others, 1.0)
@@ -283,7 +300,7 @@ def train(model: TinyAV, cache, seconds: float, log, save, state: dict | None = 
         adam.step()
         muon.step(0.02 * rate)
         step += 1
-        _count(tally, right, weight, target, words)
+        _count(tally, right, weight, target, model.tokenizer.words)
         tally["loss"].append(loss.item())
         if spent - last_log > 20:
             last_log = spent
@@ -291,8 +308,8 @@ def train(model: TinyAV, cache, seconds: float, log, save, state: dict | None = 
             tally.clear()
         if spent - last_save > 120:
             last_save = spent
-            save(model)
-    save(model)
+            store(spent)
+    store(seconds)
 
 
 def _count(tally, right, weight, target, words):

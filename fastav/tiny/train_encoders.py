@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fastav.tiny.drawing import COLORS, KINDS, sprite
-from fastav.tiny.model import N_PIECES, N_TIMES, PIECE, AudioEncoder, VisionEncoder, log_mel, pick_sound
+from fastav.tiny.model import N_TIMES, AudioEncoder, VisionEncoder, log_mel, pick_sound
 from fastav.tiny.world import N_FRAMES, SIDE, Noise, Thing, draw, play, random_noises, random_things
 
 N_OBJECTS = (0.06, 0.30, 0.34, 0.30)  # share of clips with 0..3 objects
@@ -66,22 +66,24 @@ def clip_seconds(rng) -> float:
     return 4.0 if rng.random() < 0.6 else float(rng.uniform(2.5, 9.0))
 
 
-def _video(seed: int):
+def video(seed: int):
+    """One video of the training world: its things, frames uint8 [8, 112, 112, 3], object and color labels int64 [8, 16]."""
     rng = np.random.default_rng([0, seed])
     things = training_things(rng)
     return things, draw(rng, things), *patch_labels(things)
 
 
-def _sound(seed: int):
+def sound(seed: int):
+    """One sound track: its noises, float32 [64000] as the encoder takes it, labels int64 [100]."""
     rng = np.random.default_rng([1, seed])
     noises, seconds = training_noises(rng), clip_seconds(rng)
-    return noises, pick_sound(play(rng, noises, seconds))[0].astype(np.float16), sound_labels(noises, seconds), seconds
+    return noises, pick_sound(play(rng, noises, seconds))[0], sound_labels(noises, seconds)
 
 
-def render(what, n: int, workers: int = 2) -> list:
-    """`n` of the training world's videos (what = _video) or sounds (what = _sound), by seed."""
+def render(what, seeds, workers: int = 2) -> list:
+    """`video` or `sound` of each seed, in order."""
     with multiprocessing.get_context("fork").Pool(workers) as pool:
-        return pool.map(what, range(n), chunksize=64)
+        return pool.map(what, seeds, chunksize=64)
 
 
 def train_vision(frames, kinds, colors, words, seconds: float, log) -> VisionEncoder:
@@ -105,13 +107,13 @@ def train_vision(frames, kinds, colors, words, seconds: float, log) -> VisionEnc
 
 
 def train_audio(samples, labels, words, seconds: float, log) -> AudioEncoder:
-    """samples float16 [n, 64000], labels int64 [n, 100], words [13, D]."""
+    """samples float32 [n, 64000], labels int64 [n, 100], words [13, D]."""
     torch.manual_seed(0)
     encoder = AudioEncoder()
 
     def batch():
         pick = torch.randint(len(samples), (16,)).numpy()
-        mel = log_mel(torch.from_numpy(samples[pick]).float())
+        mel = log_mel(torch.from_numpy(samples[pick]))
         return mel, ((torch.from_numpy(labels[pick]).repeat_interleave(2, 1), words, 1.0),)
 
     return _fit(encoder, batch, 2e-3, seconds, log, "audio")

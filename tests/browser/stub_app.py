@@ -27,8 +27,8 @@ class StubAdapter:
 
         torch.manual_seed(0)
         config = Qwen2Config(
-            vocab_size=97, hidden_size=48, intermediate_size=96, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=2,
-            initializer_range=0.2, bos_token_id=None, eos_token_id=None, pad_token_id=None,
+            vocab_size=97, hidden_size=48, intermediate_size=96, num_hidden_layers=8, num_attention_heads=4,
+            num_key_value_heads=2, initializer_range=0.2, bos_token_id=None, eos_token_id=None, pad_token_id=None,
         )  # fmt: skip
         self.model = Qwen2ForCausalLM(config).eval()
         self.read_options = {"sampler": uniform(8), "size": (112, 112)}

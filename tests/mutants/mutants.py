@@ -116,7 +116,7 @@ MUTANTS = (
     Mutant(
         "of equal scores the earlier leaves", "fastav/engine.py",
         "ranked.sort(dim=-1, descending=True, stable=True)",
-        "(ranked + 1e-9 * torch.arange(ranked.shape[-1])).sort(dim=-1, descending=True)", "tests/test_engine.py",
+        "(ranked + 1e-6 * torch.arange(ranked.shape[-1])).sort(dim=-1, descending=True)", "tests/test_engine.py",
     ),
     Mutant(
         "kept tokens in the order of their scores", "fastav/engine.py",
@@ -156,7 +156,7 @@ MUTANTS = (
     ),
     Mutant(
         "KV bytes with generated tokens", "fastav/cost.py",
-        "t[..., :n, :].numel()", "t.numel()", "tests/test_cost.py",
+        "t[..., :n, :].numel()", "t.numel()", "tests/test_session.py",
     ),
     Mutant(
         "rollout multiplied from the wrong side", "fastav/rollout.py",
@@ -165,6 +165,30 @@ MUTANTS = (
     Mutant(
         "rollout's weights swapped", "fastav/rollout.py",
         "beta=1 - alpha, alpha=alpha)", "beta=alpha, alpha=1 - alpha)", "tests/test_rollout.py",
+    ),
+    Mutant(
+        "another clip answered from the last one's features", "fastav/session.py",
+        "self._encoded is None or self._encoded[0] != clip.sha256", "self._encoded is None", "tests/test_session.py",
+    ),
+    Mutant(
+        "time per token from seven gaps", "fastav/session.py",
+        "if len(run.seconds) > MIN_GAPS else", "if len(run.seconds) >= MIN_GAPS else", "tests/test_session.py",
+    ),
+    Mutant(
+        "the frame after the one that is shown", "fastav/decode.py",
+        "while stamp < target and", "while stamp <= target and", "tests/test_media.py",
+    ),
+    Mutant(
+        "pictures turned the wrong way", "fastav/decode.py",
+        "np.rot90(picture, quarter_turns)", "np.rot90(picture, -quarter_turns)", "tests/test_media.py",
+    ),
+    Mutant(
+        "stereo summed, not averaged", "fastav/decode.py",
+        "samples.mean(axis=0)", "samples.sum(axis=0)", "tests/test_media.py",
+    ),
+    Mutant(
+        "no found inside another word", "eval/scoring.py",
+        """r"(?<!\w)(?<!\w['-]){}(?!\w)(?!['-]\w)\"""", """r"{}\"""", "tests/test_scoring.py",
     ),
 )
 
