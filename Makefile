@@ -19,6 +19,8 @@ test: .venv/ready-dev
 	@echo "The browser tests are not in this run: make test-browser (needs Chromium)."
 
 test-browser: .venv/ready-dev
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+		{ echo "no Chromium found; on Debian: apt install chromium"; exit 1; }
 	$(VENV) -m pytest tests/browser
 
 slow: .venv/ready-dev

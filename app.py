@@ -11,6 +11,7 @@ import html
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -183,7 +184,6 @@ def compare(file, question: str, model: str, start: float, p: float, rule: str, 
 
     Closing the generator, which is what Stop does, ends the run at the next token.
     """
-    stop = threading.Event()
     yield {
         vanilla_box: gr.update(value="", label="Vanilla"),
         pruned_box: gr.update(value="", label="FastAV"),
@@ -195,17 +195,16 @@ def compare(file, question: str, model: str, start: float, p: float, rule: str, 
         finished = []
         for step, box, name, text in ((2, vanilla_box, "Vanilla", "vanilla"), (3, pruned_box, "FastAV", method)):
             yield {headline_box: status(f"{name} is answering ({step} of 3)")}
-            for piece in session.stream(clip, question, text, stop=stop):
-                if isinstance(piece, str):
-                    yield {box: gr.update(value=piece)}
-                else:
-                    finished.append(piece)
+            with closing(session.stream(clip, question, text)) as pieces:
+                for piece in pieces:
+                    if isinstance(piece, str):
+                        yield {box: gr.update(value=piece)}
+                    else:
+                        finished.append(piece)
         yield shown(Comparison(*finished), clip)
     except UserError as error:
         yield {headline_box: problem(error)}
         raise
-    finally:
-        stop.set()
 
 
 @gpu

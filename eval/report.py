@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_LISTED = 10  # errors and unknown answers printed; the JSON document lists them all
+_LISTED, _LONGEST = 10, 160  # errors and unknown answers printed, and characters of each; the JSON document has them all
 
 
 def report(summary: dict) -> str:
@@ -124,10 +124,9 @@ def _differences(summary: dict, labels: dict[str, str]) -> str:
 
 
 def _baselines(summary: dict) -> str:
-    always, prior = summary["baselines"]["always_yes"], summary["baselines"]["text_only_prior"]
-    rows = [["without looking, in %", *always]]
-    rows.append(["always yes", *map(_percent, always.values())])
-    rows.append(["text-only prior", *map(_percent, prior.values())])
+    names = {"always_yes": "always yes", "text_majority": "majority per text", "text_only_prior": "text-only prior"}
+    rows = [["without looking, in %", *summary["baselines"]["always_yes"]]]
+    rows += [[title, *map(_percent, summary["baselines"][name].values())] for name, title in names.items()]
     note = (
         "Text-only prior: the majority label among the other questions of the same text, a tie counts half; one text with "
         "balanced labels therefore gives 0."
@@ -153,7 +152,7 @@ def _listing(what: str, labels: dict[str, str], entries: Sequence[tuple[str, str
     by_text: dict[str, list[str]] = {}
     for method, text in entries:
         by_text.setdefault(text, []).append(labels[method])
-    lines = [f"  {text} ({', '.join(dict.fromkeys(who))})" for text, who in by_text.items()]
+    lines = [f"  {_cut(text)} ({', '.join(dict.fromkeys(who))})" for text, who in by_text.items()]
     more = [f"  ... and {len(lines) - _LISTED} more, see summary.json"] if len(lines) > _LISTED else []
     return "\n".join([f"{len(entries)} {what}:", *lines[:_LISTED], *more])
 
@@ -167,6 +166,10 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
 def _percent(share: float) -> str:

@@ -178,6 +178,14 @@ def judgement(labels: Sequence[str], said: Sequence[str]) -> dict:
     }
 
 
+def text_majority(questions: Sequence[Question]) -> float:
+    """Accuracy of the majority label among all questions with the same task and text: flatters where texts are rare."""
+    labels: dict[tuple[str, str], Counter] = defaultdict(Counter)
+    for q in questions:
+        labels[q.task, q.text][q.label] += 1
+    return _share(sum(max(counts.values()) for counts in labels.values()), len(questions))
+
+
 def text_only_prior(questions: Sequence[Question]) -> float:
     """Accuracy of the majority label among the *other* questions with the same task and text; a tie counts half."""
     labels: dict[tuple[str, str], Counter] = defaultdict(Counter)

@@ -115,10 +115,11 @@ def _difference(questions: Sequence[Question], a: dict, b: dict) -> dict:
 
 
 def _baselines(columns: dict[str, list[Question]]) -> dict:
-    """Per column of yes / no questions: always yes, and the majority label among the other questions of the same text."""
+    """Per column of yes / no questions: always yes, the majority label per text, and the same without the question itself."""
     judged = {title: of for title, of in columns.items() if of and all(q.kind == "yes-no" for q in of)}
     return {
         "always_yes": {t: sum(q.label == "Yes" for q in of) / len(of) for t, of in judged.items()},
+        "text_majority": {t: scoring.text_majority(of) for t, of in judged.items()},
         "text_only_prior": {t: scoring.text_only_prior(of) for t, of in judged.items()},
     }
 

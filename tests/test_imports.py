@@ -1,4 +1,4 @@
-"""Imports go one way. Oracle: the order of layers below; the imports are read from the source, lazy ones and registry strings too."""
+"""Imports go one way. Oracle: the layers below; imports are read from the source, lazy ones and registry strings too."""
 
 import ast
 import re

@@ -22,7 +22,8 @@ def make_result(**changes) -> Result:
         "token_runs": (("text", -1, 2), ("video", 0, 4), ("video", 1, 4), ("audio", -1, 3), ("text", -1, 2)),
         "layers_seen": (4,) * 15, "lengths": (15,) * 4,
         "tokens_before": {"text": 4, "video": 8, "audio": 3}, "tokens_after": {"text": 4, "video": 8, "audio": 3},
-        "flops": 2e9, "flops_paper": 2e9, "flops_fvcore": 2e9, "flops_relative_percent": 100.0, "flops_paper_relative_percent": 100.0,
+        "flops": 2e9, "flops_paper": 2e9, "flops_fvcore": 2e9, "flops_relative_percent": 100.0,
+        "flops_paper_relative_percent": 100.0,
         "n_new_tokens": 2, "encode_sec": 0.01, "prefill_sec": 0.2, "per_token_sec": None, "total_sec": 0.3, "n_repeats": 1,
         "kv_bytes": 2_000_000, "peak_bytes": 3_000_000, "total_bytes": None, "device": "cpu", "dtype": "float32", "attn": "sdpa",
     }  # fmt: skip

@@ -164,6 +164,7 @@ def test_the_text_only_prior_leaves_the_question_itself_out():
         for i, (t, label) in enumerate([("a", "Yes"), ("a", "Yes"), ("a", "No"), ("b", "No"), ("c", "Yes"), ("c", "No")])
     ]
     # a: Yes sees {Yes, No}, a tie, half each; No sees {Yes, Yes}, wrong. b sees nothing, half. c: each sees the other, wrong
+    assert scoring.text_majority(qs) == (2 + 1 + 1) / 6
     assert scoring.text_only_prior(qs) == pytest.approx((0.5 + 0.5 + 0 + 0.5 + 0 + 0) / 6)
 
 

@@ -149,16 +149,21 @@ def build(seed: int, split: str, n_questions: int) -> tuple[list[Scene], list[li
     return scenes, records
 
 
-def write(folder: Path, seed: int, split: str, n_questions: int, workers: int = 2, progress=lambda text: None) -> None:
-    """Render a whole set into `folder` (see the module)."""
+def write(
+    folder: Path, seed: int, split: str, n_questions: int, *, n_clips: int | None = None, blank=(), workers=2, progress=lambda text: None
+) -> None:
+    """Render a set into `folder` (see the module), or a random sample of `n_clips` of its clips; `blank`: streams to empty."""
     scenes, records = build(seed, split, n_questions)
+    chosen = range(len(scenes))
+    if n_clips is not None:
+        chosen = sorted(np.random.default_rng((seed, 3)).choice(len(scenes), min(n_clips, len(scenes)), replace=False).tolist())
     (folder / "videos").mkdir(parents=True, exist_ok=True)
-    jobs = [(each, folder / "videos" / f"{i:05}.mp4") for i, each in enumerate(scenes)]
+    jobs = [(scenes[i], folder / "videos" / f"{i:05}.mp4", tuple(blank)) for i in chosen]
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for i, _ in enumerate(pool.imap(_render, jobs, chunksize=4), 1):
             if i % 50 == 0 or i == len(jobs):
                 progress(f"rendered {i} of {len(jobs)} clips")
-    write_annotations(folder, [(f"{i:05}", record) for i, own in enumerate(records) for record in own])
+    write_annotations(folder, [(f"{i:05}", record) for i in chosen for record in records[i]])
 
 
 def write_annotations(folder: Path, records: list[tuple[str, tuple[str, str, str]]]) -> None:
@@ -175,9 +180,9 @@ def write_annotations(folder: Path, records: list[tuple[str, tuple[str, str, str
 
 
 def _render(job) -> None:
-    each, path = job
-    frames = each.frames(round(each.seconds * FPS)).repeat(2, 1).repeat(2, 2)
-    write_clip(path, frames, FPS, each.audio())
+    each, path, blank = job
+    frames, audio = each.frames(round(each.seconds * FPS)).repeat(2, 1).repeat(2, 2), each.audio()
+    write_clip(path, frames * ("video" not in blank), FPS, audio * ("audio" not in blank))
 
 
 def calibration_clips(n: int) -> Iterator[tuple[Clip, str]]:
@@ -203,6 +208,10 @@ def main() -> int:
     parser.add_argument("--split", choices=("train", "test"), default="test", help="test has only unseen combinations (default: test)")
     parser.add_argument("--questions", type=int, default=4000, metavar="N", help="yes/no questions (default: 4000)")
     parser.add_argument("--seed", type=int, metavar="N", help="default: first 8 hex digits of the shipped weights' sha256")
+    parser.add_argument("--clips", type=int, metavar="N", help="render a random sample of N of the set's clips (default: all)")
+    parser.add_argument(
+        "--blank", action="append", choices=("video", "audio"), default=[], help="black frames or silence, with the same questions"
+    )
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default: 2)")
     options = parser.parse_args()
     try:
@@ -211,7 +220,10 @@ def main() -> int:
         if (options.folder / "QA.json").exists():
             raise UserError(f"{options.folder} already holds a rendered set; give a new folder")
         seed = weights_seed() if options.seed is None else options.seed
-        write(options.folder, seed, options.split, options.questions, options.workers, lambda text: print(text, file=sys.stderr))
+        write(
+            options.folder, seed, options.split, options.questions, n_clips=options.clips, blank=options.blank, workers=options.workers,
+            progress=lambda text: print(text, file=sys.stderr),
+        )
     except UserError as error:
         print(f"fastav: {error}", file=sys.stderr)
         return 2

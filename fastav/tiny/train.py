@@ -72,7 +72,7 @@ def audio_phase(path: Path, log: Log, scale: float) -> None:
 
 
 @torch.inference_mode()
-def cache_phase(model: TinyAV, path: Path, log: Log) -> None:
+def cache_phase(model: TinyAV, path: Path) -> None:
     """Float16 features of fresh clips, with what is in them."""
     seeds = range(FIRST_SEED, FIRST_SEED + N_VIDEOS)
     things, video = [], torch.empty(N_VIDEOS, train_decoder.N_VIDEO, WIDTH, dtype=torch.float16)
@@ -107,21 +107,39 @@ def train(output: Path, scale: float) -> None:
             raise RuntimeError(f"an encoder phase ended with exit code {job.exitcode}; see above")
     log(event="encoders done", seconds=round(time.time() - began))
 
+    if not (work / "cache.pt").exists():
+        cache_phase(assemble(work), work / "cache.pt")
+        log(event="cache done", seconds=round(time.time() - began))
+    torch.multiprocessing.spawn(decoder_phase, (output, scale, f"file://{_fresh(work / 'meeting')}"), nprocs=2)
+    log(event="done", seconds=round(time.time() - began))
+
+
+def decoder_phase(rank: int, output: Path, scale: float, meeting: str) -> None:
+    """One of two processes of one thread each: on a shared machine that is steadier and faster than one process of two threads."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    work, log = output / "work", Log(output / "train_log.jsonl")
+    stored = torch.load(work / "cache.pt", weights_only=False)  # our own file, made by the phase before
+    pairs = train_decoder.Pairs(stored["things"], stored["noises"])
+    cache = SimpleNamespace(video=stored["video"], audio=stored["audio"], sound_labels=stored["labels"], pairs=pairs)
+    model = assemble(work)
+    train_decoder.train(model, cache, DECODER_SEC * scale, log, work / "decoder.pt", lambda m: save(m, output), rank)
+
+
+def assemble(work: Path) -> TinyAV:
+    """The model with its trained encoders and the words' vectors; the decoder is still random, the same in every process."""
+    torch.manual_seed(0)
     model = TinyAV()
     model.vision.load_state_dict(torch.load(work / "vision.pt"))
     model.audio.load_state_dict(torch.load(work / "audio.pt"))
     model.decoder.get_input_embeddings().weight.data.copy_(word_embeddings()[0])
-    model.eval()
-    if not (work / "cache.pt").exists():
-        cache_phase(model, work / "cache.pt", log)
-        log(event="cache done", seconds=round(time.time() - began))
-    stored = torch.load(work / "cache.pt", weights_only=False)  # our own file, made by the phase above
-    cache = SimpleNamespace(
-        video=stored["video"], audio=stored["audio"], sound_labels=stored["labels"],
-        pairs=train_decoder.Pairs(stored["things"], stored["noises"]),
-    )
-    train_decoder.train(model, cache, DECODER_SEC * scale, log, work / "decoder.pt", lambda m: save(m, output))
-    log(event="done", seconds=round(time.time() - began))
+    return model.eval()
+
+
+def _fresh(path: Path) -> Path:
+    """A path where no file is: a meeting file left by an interrupted run would make the processes wait for each other."""
+    path.unlink(missing_ok=True)
+    return path.resolve()
 
 
 def _write(content, path: Path) -> None:

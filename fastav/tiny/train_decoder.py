@@ -31,7 +31,7 @@ from fastav.tiny.world import held_out_pair
 
 LATE = 4  # text may read video from this layer on
 N_VIDEO, N_AUDIO = 128, 200
-N_ROWS = 16
+N_ROWS = 8  # clips per process and step
 
 
 class Pairs:
@@ -227,7 +227,7 @@ def loss_of(model: TinyAV, batch: Batch, head: nn.Linear, block: bool):
 
 
 class Muon:
-    """Momentum whose matrix updates are orthogonalised by 5 Newton-Schulz steps (Jordan et al. 2024), in float32, same shapes batched."""
+    """Momentum whose matrix updates are orthogonalised by 5 Newton-Schulz steps (Jordan et al. 2024), same shapes batched."""
 
     def __init__(self, parameters, momentum=0.95):
         self.groups = defaultdict(list)
@@ -244,17 +244,18 @@ class Muon:
             x = gradient.lerp(buffer, self.momentum)
             tall = shape[0] > shape[1]
             x = x.mT if tall else x
-            x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+            x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
             for _ in range(5):
                 gram = x @ x.mT
                 x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-            x = x.mT if tall else x
+            x = (x.mT if tall else x).float()
             for p, update in zip(ps, x, strict=True):
                 p.add_(update, alpha=-rate * max(1, shape[0] / shape[1]) ** 0.5)
 
 
-def train(model: TinyAV, cache, seconds: float, log, checkpoint: Path, save) -> None:
-    """Train decoder and projectors for `seconds` in all, whatever interrupts it.
+def train(model: TinyAV, cache, seconds: float, log, checkpoint: Path, save, rank: int = 0) -> None:
+    """Train decoder and projectors for `seconds` in all, whatever interrupts it. Run it once per process of the process group: each draws
+    its own rows, gradients are averaged.
 
     `cache`: features video [n, 128, D] and audio [m, 200, D], sound_labels [m, 100] and `pairs`. Every two minutes the whole state goes
     to `checkpoint` and `save(model)` exports the model.
@@ -267,33 +268,34 @@ def train(model: TinyAV, cache, seconds: float, log, checkpoint: Path, save) -> 
     model.audio.requires_grad_(False)
     others = [p for p in (*model.parameters(), *head.parameters()) if p.requires_grad and id(p) not in ids]
     muon, adam = Muon(matrices), torch.optim.AdamW(others, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.0)
-    rng, step, before = random.Random(0), 0, 0.0
+    step, spent = 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=False)  # our own file
         model.load_state_dict(state["model"])
         head.load_state_dict(state["head"])
         adam.load_state_dict(state["adam"])
-        muon.buffers, step, before = state["muon"], state["step"], state["seconds"]
-        rng.setstate(state["rng"])
-    began, last_log, last_save = time.time() - before, before, before
+        muon.buffers, step, spent = state["muon"], state["step"], state["seconds"]
+    began, last_log, last_save = time.time() - spent, spent, spent
     tally = defaultdict(list)
 
-    def store(spent):
+    def store():
         state = {"model": model.state_dict(), "head": head.state_dict(), "adam": adam.state_dict(), "muon": muon.buffers}
-        torch.save({**state, "step": step, "seconds": spent, "rng": rng.getstate()}, checkpoint.with_suffix(".part"))
+        torch.save({**state, "step": step, "seconds": spent}, checkpoint.with_suffix(".part"))
         checkpoint.with_suffix(".part").replace(checkpoint)
         save(model)
 
-    while (spent := time.time() - began) < seconds:
+    while spent < seconds:
         part = spent / seconds
-        rate = min(1.0, step / 30) * min(1.0, (1 - part) / 0.35)
-        frames, stride = (3, 8) if part < 0.4 else rng.choices(((3, 8), (5, 4), (8, 3), (8, 1)), (0.35, 0.25, 0.2, 0.2))[0]
-        block = rng.random() < (1.0 if part < 0.5 else 0.7)
-        batch = Batch(rng, cache, model.tokenizer, N_ROWS, frames, stride)
+        rate = min(1.0, (step + 1) / 30) * min(1.0, (1 - part) / 0.35)
+        shared, own = random.Random(step), random.Random(f"{step} {rank}")
+        frames, stride = (3, 8) if part < 0.4 else shared.choices(((3, 8), (5, 4), (8, 3), (8, 1)), (0.35, 0.25, 0.2, 0.2))[0]
+        block = shared.random() < (1.0 if part < 0.5 else 0.7)
+        batch = Batch(own, cache, model.tokenizer, N_ROWS, frames, stride)
         loss, right, weight, target = loss_of(model, batch, head, block)
         for p in (*others, *matrices):
             p.grad = None
         loss.backward()
+        spent = _average_gradients((*others, *matrices), time.time() - began)
         nn.utils.clip_grad_norm_(others, 1.0)
         for group in adam.param_groups:
             group["lr"] = 2e-3 * rate
@@ -302,14 +304,27 @@ def train(model: TinyAV, cache, seconds: float, log, checkpoint: Path, save) -> 
         step += 1
         _count(tally, right, weight, target, model.tokenizer.words)
         tally["loss"].append(loss.item())
-        if spent - last_log > 20:
+        if rank == 0 and spent - last_log > 20:
             last_log = spent
             log(phase="decoder", seconds=round(spent), step=step, **{k: round(float(np.mean(v)), 3) for k, v in sorted(tally.items())})
             tally.clear()
-        if spent - last_save > 120:
+        if rank == 0 and spent - last_save > 120:
             last_save = spent
-            store(spent)
-    store(seconds)
+            store()
+    if rank == 0:
+        store()
+
+
+def _average_gradients(parameters, spent: float) -> float:
+    """Average gradients over the processes, in one message; also the clock, so that all follow the same schedule."""
+    if not torch.distributed.is_initialized():
+        return spent
+    flat = torch.cat([torch.tensor([spent]), *(p.grad.flatten() for p in parameters)])
+    torch.distributed.all_reduce(flat)
+    flat /= torch.distributed.get_world_size()
+    for p, gradient in zip(parameters, flat[1:].split([p.numel() for p in parameters]), strict=True):
+        p.grad = gradient.view_as(p)
+    return float(flat[0])
 
 
 def _count(tally, right, weight, target, words):
