@@ -34,6 +34,7 @@ except ImportError:
 ASSETS = Path(__file__).parent / "assets"
 DEFAULT_MODEL = "tiny"
 MAX_QUESTION = 500  # characters
+NO_WORDS = "(the model ended its answer without a word)"
 CLIPS = sorted(str(path) for path in (ASSETS / "examples").glob("*.*") if path.suffix in (".mp4", ".webm", ".wav", ".mp3"))
 QUESTIONS = (
     "Is the bell making sound in the audio?",
@@ -146,8 +147,8 @@ def shown(comparison: Comparison, clip) -> dict:
     """Both answers and every figure of a comparison, by component."""
     vanilla, pruned = comparison.vanilla, comparison.pruned
     return {
-        vanilla_box: gr.update(value=vanilla.answer, label=timed("Vanilla", vanilla)),
-        pruned_box: gr.update(value=pruned.answer, label=timed("FastAV", pruned)),
+        vanilla_box: gr.update(value=vanilla.answer or NO_WORDS, label=timed("Vanilla", vanilla)),
+        pruned_box: gr.update(value=pruned.answer or NO_WORDS, label=timed("FastAV", pruned)),
         headline_box: f'<p class="fa-headline" role="status">{html.escape(plots.headline(comparison))}</p>'
         f'<p class="fa-conditions">{html.escape(plots.conditions(pruned))}</p>',
         results: gr.update(visible=True),
@@ -184,21 +185,20 @@ def compare(file, question: str, model: str, start: float, p: float, rule: str, 
 
     Closing the generator, which is what Stop does, ends the run at the next token.
     """
-    yield {
-        vanilla_box: gr.update(value="", label="Vanilla"),
-        pruned_box: gr.update(value="", label="FastAV"),
-        headline_box: status("Reading the clip (1 of 3)"),
-        results: gr.update(visible=False),
-    }
+    # Every step repeats both boxes in full: text that only grows reaches the page as short additions.
+    boxes = {vanilla_box: gr.update(value="", label="Vanilla"), pruned_box: gr.update(value="", label="FastAV")}
+    yield boxes | {headline_box: status("Reading the clip (1 of 3)"), results: gr.update(visible=False)}
     try:
         session, clip, question, method = checked(file, question, model, start, p, rule, fine)
         finished = []
         for step, box, name, text in ((2, vanilla_box, "Vanilla", "vanilla"), (3, pruned_box, "FastAV", method)):
-            yield {headline_box: status(f"{name} is answering ({step} of 3)")}
+            now = {headline_box: status(f"{name} is answering ({step} of 3)")}
+            yield boxes | now
             with closing(session.stream(clip, question, text)) as pieces:
                 for piece in pieces:
                     if isinstance(piece, str):
-                        yield {box: gr.update(value=piece)}
+                        boxes[box] = gr.update(value=piece, label=name)
+                        yield boxes | now
                     else:
                         finished.append(piece)
         yield shown(Comparison(*finished), clip)
@@ -269,30 +269,7 @@ THEME = gr.themes.Base(
     radius_size="md",
     font=[gr.themes.Font("system-ui"), gr.themes.Font("sans-serif")],
     font_mono=[gr.themes.Font("ui-monospace"), gr.themes.Font("monospace")],
-).set(
-    body_background_fill="var(--fa-page)",
-    body_background_fill_dark="var(--fa-page)",
-    block_background_fill="var(--fa-card)",
-    block_background_fill_dark="var(--fa-card)",
-    block_border_color="var(--fa-edge)",
-    block_border_color_dark="var(--fa-edge)",
-    block_border_width="1px",
-    block_border_width_dark="1px",
-    block_shadow="none",
-    block_label_text_color="var(--fa-soft)",
-    block_title_text_color="var(--fa-soft)",
-    button_primary_background_fill="#c2410c",
-    button_primary_background_fill_hover="#9a3412",
-    button_primary_background_fill_dark="#c2410c",
-    button_primary_background_fill_hover_dark="#9a3412",
-    button_primary_text_color="white",
-    button_secondary_background_fill="var(--fa-edge)",
-    button_secondary_background_fill_dark="var(--fa-edge)",
-    input_background_fill="var(--fa-page)",
-    input_background_fill_dark="var(--fa-page)",
-    slider_color="var(--fa-video)",
-    slider_color_dark="var(--fa-video)",
-)
+)  # its colours are set in page.css
 SHARE = """(model, method, question) => {
   const link = new URL(location.pathname, location.origin);
   for (const [name, value] of Object.entries({model, method, question})) if (value) link.searchParams.set(name, value);

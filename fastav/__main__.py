@@ -4,8 +4,8 @@
     python -m fastav clip.mp4 "What color is the car?" --method fastav:p=30,rule=random --json
     python -m fastav calibrate --clips 100 --output plan.json
 
-Answers and figures go to stdout (with --json: the record alone), progress to stderr. A problem you can fix is one line on stderr and exit
-code 2.
+Answers and figures go to stdout (with --json: the record alone), progress to stderr. A problem you can fix is one line
+on stderr and exit code 2.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ def ask(options: argparse.Namespace) -> int:
     print(f"pruned   {comparison.pruned.answer}    ({comparison.pruned.method})")
     print()
     print(comparison.table())
-    repeats = comparison.pruned.n_repeats
-    print(f"\n{'single run' if repeats == 1 else f'medians of {repeats} runs'}; {comparison.pruned.device}, {comparison.pruned.dtype}")
+    pruned = comparison.pruned
+    runs = "single run" if pruned.n_repeats == 1 else f"medians of {pruned.n_repeats} runs"
+    print(f"\n{runs}; {pruned.device}, {pruned.dtype}")
     return 0
 
 
@@ -69,7 +70,8 @@ def calibrate(options: argparse.Namespace) -> int:
     )
     plan.write(options.output)
     kept = sum(value >= plan.threshold for value in plan.curve)
-    print(f"{options.output}: {kept} of {len(plan.curve)} media offsets pass the threshold {plan.threshold:.3g} ({plan.n_clips} clips)")
+    of = f"{kept} of {len(plan.curve)} media offsets"
+    print(f"{options.output}: {of} pass the threshold {plan.threshold:.3g} ({plan.n_clips} clips)")
     return 0
 
 
@@ -108,7 +110,10 @@ def _calibrate_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--alpha", type=float, default=0.5, metavar="A", help="weight of attention in eq. 2 (default: 0.5)")
     parser.add_argument(
-        "--statistic", default="visible-column", metavar="NAME", help="visible-column, column or last-row (default: visible-column)"
+        "--statistic",
+        default="visible-column",
+        metavar="NAME",
+        help="visible-column, column or last-row (default: visible-column)",
     )
     parser.add_argument("--output", default="plan.json", metavar="FILE", help="where the plan goes (default: plan.json)")
     _model_options(parser)

@@ -1,7 +1,8 @@
 """What a run costs: prefill FLOPs, KV-cache bytes, time per token, peak memory. Each number has one definition.
 
-"FLOP" is not well defined: here, as in fvcore, one multiply-add counts one. Counted are the decoder layers at prefill and the logits of
-the last position; encoders and decode steps are not. Attention counts all n x n scores, though a causal kernel may skip half.
+"FLOP" is not well defined: here, as in fvcore, one multiply-add counts one. Counted are the decoder layers at prefill
+and the logits of the last position; encoders and decode steps are not. Attention counts all n x n scores, though a
+causal kernel may skip half.
 
 Letters: n tokens, d model width, m MLP width, H query heads, G key/value heads, E head width, V vocabulary, L layers.
 """
@@ -21,7 +22,9 @@ from fastav.errors import UserError
 # Elementwise or reducing operations, which by convention cost nothing beside matrix products. Anything else must be counted.
 _FREE_OPS = {
     f"aten::{name}"
-    for name in "abs add cos div exp gelu gelu_ mean mul neg pow reciprocal rsqrt rsub sigmoid silu sin softmax sub sum tanh".split()
+    for name in (
+        "abs add cos div exp gelu gelu_ mean mul neg pow reciprocal rsqrt rsub sigmoid silu sin softmax sub sum tanh"
+    ).split()
 }
 
 
@@ -38,7 +41,9 @@ def gqa_flops(lengths: Sequence[int], config) -> float:
 
 
 def paper_flops(lengths: Sequence[int], config) -> float:
-    """The paper's formula (section 3.1, after FastV): 4 n d^2 + 2 n^2 d + 2 n d m per layer. Ignores GQA, the MLP's gate and the logits."""
+    """The paper's formula (section 3.1, after FastV): 4 n d^2 + 2 n^2 d + 2 n d m per layer. Ignores GQA, the MLP's
+    gate and the logits.
+    """
     d, m = config.hidden_size, config.intermediate_size
     return float(sum(4 * n * d * d + 2 * n * n * d + 2 * n * d * m for n in lengths))
 
@@ -101,7 +106,8 @@ def _attention_flops(inputs, outputs) -> float:
 
 
 def kv_bytes(cache, lengths: Sequence[int]) -> int:
-    """Bytes of the prompt's keys and values in a transformers cache, from its own tensors; lengths [L] are the prompt's tokens per layer.
+    """Bytes of the prompt's keys and values in a transformers cache, from its own tensors; lengths [L] are the
+    prompt's tokens per layer.
 
     Tokens generated since (the cache's tail) are left out, so that answers of different lengths compare.
     """
@@ -115,8 +121,8 @@ def kv_bytes(cache, lengths: Sequence[int]) -> int:
 class Clock(LogitsProcessor):
     """Ticks once per forward, in the thread that generates: give it to `generate` as the last logits processor.
 
-    After generate, `seconds()` is [prefill to first logits, then one gap per later token]. On CUDA it records events and waits once,
-    at the end. It also notices NaN logits, which would otherwise become a confident wrong answer.
+    After generate, `seconds()` is [prefill to first logits, then one gap per later token]. On CUDA it records events
+    and waits once, at the end. It also notices NaN logits, which would otherwise become a confident wrong answer.
     """
 
     def __init__(self, device: torch.device):
@@ -146,7 +152,8 @@ class Clock(LogitsProcessor):
         """Raises UserError when any logit was NaN."""
         if bool(self.nan):
             raise UserError(
-                "the model computed NaN logits, so it has no answer; float16 with eager attention does this: use dtype bfloat16 or float32"
+                "the model computed NaN logits, so it has no answer; float16 with eager attention does this: "
+                "use dtype bfloat16 or float32"
             )
         if self.cuda:
             torch.cuda.synchronize()

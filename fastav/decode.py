@@ -49,9 +49,7 @@ def claimed_sec(container, stream=None) -> float | None:
     if container.format.name in ("mp3", "aac", "ogg"):
         return None
     if stream is not None:
-        if (
-            container.format.name == "avi" and stream.type == "video"
-        ):  # only the number of frames is kept there
+        if container.format.name == "avi" and stream.type == "video":  # only the number of frames is kept there
             return float(stream.frames / stream.average_rate) if stream.average_rate else None
         return float(stream.duration * stream.time_base) if stream.duration else None
     return (container.duration - (container.start_time or 0)) / av.time_base if container.duration else None

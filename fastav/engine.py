@@ -240,7 +240,9 @@ def _columns(mask: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The ModuleList of the text decoder's layers: the one of the right length whose layers have a norm and a query projection."""
+    """The ModuleList of the text decoder's layers: the one of the right length whose layers have a norm and a query
+    projection.
+    """
     count = model.config.get_text_config(decoder=True).num_hidden_layers
     found = [
         module
@@ -258,18 +260,23 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 
 
 def _refuse_unfit_layers(config, text, cuts) -> None:
-    """Pruned layers need full attention over a plain cache, and models that add image features to early layers need all tokens there."""
+    """Pruned layers need full attention over a plain cache, and models that add image features to early layers need
+    all tokens there.
+    """
     if not cuts:
         return
     first = min(cuts)
     kinds = getattr(text, "layer_types", None) or []
     for layer, kind in enumerate(kinds[first:], first):
         if kind != "full_attention":
-            raise UserError(f"layer {layer} uses {kind}, which cannot be pruned; only full_attention layers from layer {first} on can")
+            raise UserError(
+                f"layer {layer} uses {kind}, which cannot be pruned; only full_attention layers from layer {first} on can"
+            )
     injections = getattr(getattr(config, "vision_config", None), "deepstack_visual_indexes", None) or []
     if first < len(injections):
         raise UserError(
-            f"this model adds image features after layers 0..{len(injections) - 1}; start must be at least {len(injections) + 1}, got {first + 1}"
+            f"this model adds image features after layers 0..{len(injections) - 1}; "
+            f"start must be at least {len(injections) + 1}, got {first + 1}"
         )
 
 
@@ -285,7 +292,10 @@ def _refuse_unfit_call(cache: PrunedCache, hidden: torch.Tensor, kwargs, prefill
     n, planned = hidden.shape[1], len(cache.layout)
     if prefill and n != planned:
         raise UserError(
-            f"the prompt has {n} tokens, its layout {planned}; chunked prefill (prefill_chunk_size) and other prompts need their own cache"
+            f"the prompt has {n} tokens, its layout {planned}; "
+            "chunked prefill (prefill_chunk_size) and other prompts need their own cache"
         )
     if not prefill and n != 1:
-        raise UserError(f"{n} tokens were given to a PrunedCache that already holds a prompt; a cache serves one request, make a new one")
+        raise UserError(
+            f"{n} tokens were given to a PrunedCache that already holds a prompt; a cache serves one request, make a new one"
+        )

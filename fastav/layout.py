@@ -66,9 +66,7 @@ class TokenLayout:
                 pads = [i >= rest[0] for i in range(n)] if rest else pads
                 frames = [n_frames - 1] * n if interleaved else frames
             frame, chunk, padding = frame + frames, chunk + chunks, padding + pads
-        return cls(
-            np.array(kind, np.int8), np.array(frame, np.int32), np.array(chunk, np.int32), np.array(padding, bool)
-        )
+        return cls(np.array(kind, np.int8), np.array(frame, np.int32), np.array(chunk, np.int32), np.array(padding, bool))
 
     def __len__(self) -> int:
         return len(self.kind)

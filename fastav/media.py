@@ -76,9 +76,7 @@ class uniform:  # noqa: N801  (called like the functions that other samplers are
 Sampler = Callable[[int, float, float], Sequence[int]]
 
 
-def read_clip(
-    path, sampler: Sampler = uniform(8), *, size=None, channels: str = "mean", rate: int = AUDIO_RATE
-) -> Clip:
+def read_clip(path, sampler: Sampler = uniform(8), *, size=None, channels: str = "mean", rate: int = AUDIO_RATE) -> Clip:
     """Decode the frames that `sampler` picks and the whole sound of a video or audio file.
 
     size: (w, h) that frames are scaled to while being converted; None keeps the video's own.

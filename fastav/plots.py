@@ -39,9 +39,10 @@ def headline(comparison: Comparison) -> str:
 
 def conditions(result: Result) -> str:
     """Under which conditions the numbers were measured."""
-    runs = "single run" if result.n_repeats == 1 else f"median of {result.n_repeats} runs"
-    if result.n_repeats > 1:
-        runs += f", {result.n_new_tokens} forced tokens each"
+    if result.n_repeats == 1:
+        runs = "single run: times vary, Measure gives medians"
+    else:
+        runs = f"median of {result.n_repeats} runs, {result.n_new_tokens} forced tokens each"
     return f"{runs}; {result.device}, {result.dtype}, {result.attn}"
 
 

@@ -95,7 +95,9 @@ class Comparison:
             rows.append(("Peak memory incl. weights", _bytes(v.total_bytes), _bytes(p.total_bytes)))
         for kind in v.tokens_before:
             before = v.tokens_before[kind]
-            rows.append((f"{kind.capitalize()} tokens, first > last layer", *(f"{before} > {r.tokens_after[kind]}" for r in (v, p))))
+            rows.append(
+                (f"{kind.capitalize()} tokens, first > last layer", *(f"{before} > {r.tokens_after[kind]}" for r in (v, p)))
+            )
         return rows
 
     def table(self) -> str:

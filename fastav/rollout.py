@@ -1,10 +1,10 @@
 """Attention rollout (eq. 2-3 of the paper) and calibration: which media positions still matter at the middle layer.
 
-A_l [N, N] is layer l's attention averaged over heads, A'_l = alpha A_l + (1 - alpha) I, and R_l = A'_l A'_{l-1} ... A'_0, so R_l[i, j]
-is how much of what token i holds after layer l came from input j. Every row of R sums to 1.
+A_l [N, N] is layer l's attention averaged over heads, A'_l = alpha A_l + (1 - alpha) I, and R_l = A'_l A'_{l-1} ...
+A'_0, so R_l[i, j] is how much of what token i holds after layer l came from input j. Every row of R sums to 1.
 
-Read with care: causal attention alone, uniform and without any model, also gathers R on the first positions. `uniform_rollout` gives
-that curve, and no figure should be shown without it.
+Read with care: causal attention alone, uniform and without any model, also gathers R on the first positions.
+`uniform_rollout` gives that curve, and no figure should be shown without it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Session: a model loaded once, clips and questions in, measured answers out. The one engine behind page, command line and evaluation."""
+"""Session: a model loaded once, clips and questions in, measured answers out. The one engine behind page, command line
+and evaluation.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ class Session:
         fvcore: bool = True,
         peak: bool = True,
     ) -> Iterator[str | Result]:
-        """The answer so far each time it grows, then the Result. Setting `stop`, or closing the iterator, ends generation at the next token."""
+        """The answer so far each time it grows, then the Result. Setting `stop`, or closing the iterator, ends
+        generation at the next token.
+        """
         stop = stop or threading.Event()
         with self._lock:
             request = self._request(clip, question, method)
@@ -115,7 +119,8 @@ class Session:
     def measure(
         self, clip: Clip, question: str, method: str = "fastav", *, repeats: int = 5, n_new_tokens: int = 32
     ) -> Comparison:
-        """Timings to rely on: both methods warmed up, interleaved `repeats` times with `n_new_tokens` forced; median and quartiles.
+        """Timings to rely on: both methods warmed up, interleaved `repeats` times with `n_new_tokens` forced; median
+        and quartiles.
 
         The answers come from an ordinary run. Raises UserError for fewer than 5 repeats or too few tokens to time.
         """
@@ -283,7 +288,9 @@ class _Request:
 
 @dataclass(frozen=True)
 class _Run:
-    """What one generate gave: new ids, seconds per forward, KV bytes of the prompt, kept positions per layer, (peak, total) bytes on CUDA."""
+    """What one generate gave: new ids, seconds per forward, KV bytes of the prompt, kept positions per layer, (peak,
+    total) bytes on CUDA.
+    """
 
     ids: list[int]
     seconds: list[float]

@@ -12,7 +12,9 @@ N_LAYERS = 6
 
 @pytest.fixture
 def layout():
-    """5 text, 4 frames of 6 video tokens, 30 audio tokens, 7 text: N = 66; the model's rule keeps the video and 5 audio tokens."""
+    """5 text, 4 frames of 6 video tokens, 30 audio tokens, 7 text: N = 66; the model's rule keeps the video and 5
+    audio tokens.
+    """
     layout = TokenLayout.of(("text", 5), ("video", 24, 4), ("audio", 30), ("text", 7))
     return layout.with_facts(rule_keep=first_audio(layout, 5), request_id="clip and question")
 
@@ -39,9 +41,18 @@ def random_qwen2(attn="eager", n_layers=N_LAYERS, **settings):
     """A stock Qwen2 in float64 with attention peaked enough that scores differ, greedy by default."""
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=97, hidden_size=48, intermediate_size=64, num_hidden_layers=n_layers, num_attention_heads=4,
-        num_key_value_heads=2, attn_implementation=attn, initializer_range=0.2, bos_token_id=None, eos_token_id=None,
-        pad_token_id=None, **settings,
+        vocab_size=97,
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=n_layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        attn_implementation=attn,
+        initializer_range=0.2,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+        **settings,
     )
     return Qwen2ForCausalLM(config).double().eval()
 

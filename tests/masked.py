@@ -1,7 +1,8 @@
 """The oracle of pruning: the whole prompt through every layer, with removed keys masked. Slow and obvious, no cache, no hooks.
 
-A token removed before layer l is still computed on, but no later row may attend to it, so what it holds no longer matters. Which tokens
-are removed is decided here once more, in plain Python, from eager attention weights. Works for one row (batch size 1).
+A token removed before layer l is still computed on, but no later row may attend to it, so what it holds no longer
+matters. Which tokens are removed is decided here once more, in plain Python, from eager attention weights. Works for
+one row (batch size 1).
 """
 
 import torch
@@ -11,8 +12,8 @@ import torch
 def masked_run(decoder, lm_head, embeds, cuts, n_new, position_embeddings):
     """Greedy decoding under per-layer masks.
 
-    decoder: object with `.layers` and `.norm`; embeds [1, N, D]; cuts: layer -> tuple of Cut; position_embeddings(n) -> (cos, sin)
-    of n positions. Returns (kept original positions per layer at prefill, logits [n_new, V], new ids).
+    decoder: object with `.layers` and `.norm`; embeds [1, N, D]; cuts: layer -> tuple of Cut; position_embeddings(n)
+    -> (cos, sin) of n positions. Returns (kept original positions per layer at prefill, logits [n_new, V], new ids).
     """
     n_prompt = embeds.shape[1]
     embed_tokens, ids, logits = decoder.embed_tokens, [], []

@@ -11,7 +11,12 @@ from fastav.layout import TokenLayout, first_audio
 from fastav.methods import FastAV, lengths
 
 QWEN2_7B = Qwen2Config(
-    vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4
+    vocab_size=152064,
+    hidden_size=3584,
+    intermediate_size=18944,
+    num_hidden_layers=28,
+    num_attention_heads=28,
+    num_key_value_heads=4,
 )
 N = 2206
 
@@ -22,8 +27,10 @@ def videollama2_lengths(p):
     return lengths(FastAV(start=14, p=p), layout.with_facts(rule_keep=first_audio(layout, 10)), 28)
 
 
-@pytest.mark.parametrize(("p", "paper", "gqa", "published"), [
-    (0, 65.46, 65.62, 65), (10, 58.82, 58.92, 59), (20, 55.71, 55.78, 56), (30, 54.19, 54.24, 54)])
+@pytest.mark.parametrize(
+    ("p", "paper", "gqa", "published"),
+    [(0, 65.46, 65.62, 65), (10, 58.82, 58.92, 59), (20, 55.71, 55.78, 56), (30, 54.19, 54.24, 54)],
+)
 def test_relative_flops_of_the_papers_table(p, paper, gqa, published):
     """Table 4 of the paper: 65 / 59 / 56 / 54 of 100."""
     sizes = videollama2_lengths(p)

@@ -42,9 +42,7 @@ def test_pruned_run_equals_full_run_with_removed_keys_masked(layout, text, attn)
     model, method = random_qwen2(), parse(text)
     ids = prompt(model)
     embeds = model.get_input_embeddings()(ids)
-    kept, logits, new = masked_run(
-        model.model, model.lm_head, embeds, method.cuts(layout, N_LAYERS), 7, rotary(model)
-    )
+    kept, logits, new = masked_run(model.model, model.lm_head, embeds, method.cuts(layout, N_LAYERS), 7, rotary(model))
     fastav.install(model)
     model.set_attn_implementation(attn)
     cache = fastav.PrunedCache(model.config, layout, method)
@@ -113,8 +111,12 @@ def test_left_padded_batch_gives_each_row_its_own_answer(layout, attn):
     rows = torch.cat([prompt(model, seed=s) for s in (1, 2)])
     method = FastAV(p=40, rule="low-attentive")
     pads = 3
-    padded = TokenLayout(*(np.concatenate([np.full(pads, v, a.dtype), a]) for v, a in (
-        (3, layout.kind), (-1, layout.frame), (-1, layout.chunk), (False, layout.padding))))
+    padded = TokenLayout(
+        *(
+            np.concatenate([np.full(pads, v, a.dtype), a])
+            for v, a in ((3, layout.kind), (-1, layout.frame), (-1, layout.chunk), (False, layout.padding))
+        )
+    )
     padded = padded.with_facts(rule_keep=np.concatenate([np.zeros(pads, bool), layout.rule_keep]))
     cache = fastav.PrunedCache(model.config, padded, method)
     mask = torch.cat([torch.zeros(2, pads, dtype=torch.long), torch.ones_like(rows)], 1)
@@ -190,7 +192,9 @@ def test_assisted_decoding_is_refused(model, layout):
     fastav.install(model)
     with pytest.raises((UserError, ValueError)):
         greedy(
-            model, input_ids=prompt(model), assistant_model=random_qwen2(n_layers=2),
+            model,
+            input_ids=prompt(model),
+            assistant_model=random_qwen2(n_layers=2),
             past_key_values=fastav.PrunedCache(model.config, layout, FastAV()),
         )
 
@@ -198,9 +202,15 @@ def test_assisted_decoding_is_refused(model, layout):
 def test_sliding_window_layers_are_refused_from_start_on_and_allowed_before(layout):
     def config(first_sliding):
         return Qwen2Config(
-            vocab_size=97, hidden_size=48, intermediate_size=64, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2,
+            vocab_size=97,
+            hidden_size=48,
+            intermediate_size=64,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            num_key_value_heads=2,
             layer_types=["sliding_attention" if i == first_sliding else "full_attention" for i in range(6)],
-            use_sliding_window=True, sliding_window=8,
+            use_sliding_window=True,
+            sliding_window=8,
         )
 
     with pytest.raises(UserError, match="layer 4 uses sliding_attention"):
@@ -221,7 +231,9 @@ def test_hooks_leave_position_ids_out_of_pruned_layers(model, layout):
     fastav.install(model)
     seen = []
     for layer in model.model.layers:
-        layer.self_attn.register_forward_pre_hook(lambda m, args, kwargs: seen.append(kwargs.get("position_ids")), with_kwargs=True)
+        layer.self_attn.register_forward_pre_hook(
+            lambda m, args, kwargs: seen.append(kwargs.get("position_ids")), with_kwargs=True
+        )
     model(prompt(model), past_key_values=fastav.PrunedCache(model.config, layout, FastAV()))
     assert [p is None for p in seen] == [False] * 3 + [True] * 3
 
@@ -271,5 +283,11 @@ def test_streaming_sampling_and_stopping_still_work(model, layout):
         return model.generate(ids, do_sample=True, max_new_tokens=8, past_key_values=cache)[0, -8:].tolist()
 
     assert sample(fastav.PrunedCache(model.config, layout, FastAV(rule="all", p=0))) == sample(None)
-    beams = model.generate(ids, num_beams=3, do_sample=False, max_new_tokens=6, past_key_values=fastav.PrunedCache(model.config, layout, FastAV(rule="all", p=0)))
+    beams = model.generate(
+        ids,
+        num_beams=3,
+        do_sample=False,
+        max_new_tokens=6,
+        past_key_values=fastav.PrunedCache(model.config, layout, FastAV(rule="all", p=0)),
+    )
     assert beams.tolist() == model.generate(ids, num_beams=3, do_sample=False, max_new_tokens=6).tolist()

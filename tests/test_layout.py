@@ -37,7 +37,14 @@ def test_interleaved_layout_gives_audio_to_the_frame_before_it():
 
 def test_runs_rebuild_the_layout():
     layout = TokenLayout.of(("text", 2), ("video", 6, 3), ("audio", 4), ("text", 1))
-    assert layout.runs() == [["text", -1, 2], ["video", 0, 2], ["video", 1, 2], ["video", 2, 2], ["audio", -1, 4], ["text", -1, 1]]
+    assert layout.runs() == [
+        ["text", -1, 2],
+        ["video", 0, 2],
+        ["video", 1, 2],
+        ["video", 2, 2],
+        ["audio", -1, 4],
+        ["text", -1, 1],
+    ]
 
 
 def test_bad_segments_are_named():

@@ -117,12 +117,8 @@ def make(
 
 VIDEOS = {
     "h264-aac.mp4": dict(codec="libx264", sound="aac"),
-    "hevc10-aac.mov": dict(
-        codec="libx265", sound="aac", pix_fmt="yuv420p10le", options={"x265-params": "log-level=none"}
-    ),
-    "vp9-opus.webm": dict(
-        codec="libvpx-vp9", sound="libopus", options={"deadline": "realtime", "cpu-used": "8"}
-    ),
+    "hevc10-aac.mov": dict(codec="libx265", sound="aac", pix_fmt="yuv420p10le", options={"x265-params": "log-level=none"}),
+    "vp9-opus.webm": dict(codec="libvpx-vp9", sound="libopus", options={"deadline": "realtime", "cpu-used": "8"}),
     "av1-aac.mp4": dict(codec="libsvtav1", sound="aac", options={"preset": "12"}),
     "h264-mp3.mkv": dict(codec="libx264", sound="libmp3lame"),
     "h264-pcm.mov": dict(codec="libx264", sound="pcm_s16le"),
@@ -303,9 +299,7 @@ def test_sound_that_starts_after_the_picture_keeps_its_place_in_time(tmp_path, n
 def test_sound_before_the_picture_is_left_out(tmp_path):
     stamps_ms = [500 + 1000 * i // FPS for i in range(N)]
     clip = read_clip(make(tmp_path / "early.mkv", sound="aac", stamps_ms=stamps_ms, sound_sec=2.0))
-    assert (
-        np.flatnonzero(np.abs(clip.audio) > LEVEL / 8)[0] / 16_000 < 0.03
-    )  # it began at 0.4 s, before 0.5 s
+    assert np.flatnonzero(np.abs(clip.audio) > LEVEL / 8)[0] / 16_000 < 0.03  # it began at 0.4 s, before 0.5 s
     assert clip.frame_times_sec[0] < 0.2
     assert any("first 0.5 s of the sound" in note for note in clip.notes)
 

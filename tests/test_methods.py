@@ -1,5 +1,7 @@
 """Methods against arithmetic by hand and against plain set rules. What they do to a model is test_engine.py's matter."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -38,8 +40,10 @@ def test_a_model_without_a_rule_keeps_positions_below_750():
 
 def test_every_ablation_keeps_as_many_as_the_models_rule(layout):
     layout = layout.with_facts(influence=np.linspace(1, 0, 66, dtype=np.float32))
-    sizes = {rule: lengths(FastAV(rule=rule), layout, 6) for rule in (
-        "model", "random", "top-attentive", "low-attentive", "top-informative", "low-informative")}
+    sizes = {
+        rule: lengths(FastAV(rule=rule), layout, 6)
+        for rule in ("model", "random", "top-attentive", "low-attentive", "top-informative", "low-informative")
+    }
     assert len({tuple(v) for v in sizes.values()}) == 1
     assert sizes["model"] == [66, 66, 66, 41, 12 + 29 - 5, 12 + 24 - 4]
 
@@ -96,6 +100,7 @@ def test_plan_keeps_offsets_above_its_threshold_and_nothing_beyond_the_curve(tmp
         ("fastav:p=high", "p must be a whole number, got 'high'"),
         ("fastav:p=101", "from 0 to 100, got 101"),
         ("fastav:rule=best", "unknown rule 'best'; allowed: model, all"),
+        ("fastav:rule=first(N)", "unknown rule 'first(N)'"),
         ("fastav:fine=all", "unknown fine 'all'; allowed: low, top, random"),
         ("fastav:protect=none", "unknown protect 'none'; allowed: text, last"),
         ("fastav:start=8", "start must be from 1 to 7 for this model of 8 layers, got 8"),
@@ -103,7 +108,7 @@ def test_plan_keeps_offsets_above_its_threshold_and_nothing_beyond_the_curve(tmp
     ],
 )
 def test_bad_text_forms_say_what_is_allowed(text, message):
-    with pytest.raises(UserError, match=message.replace("(", r"\(")):
+    with pytest.raises(UserError, match=re.escape(message)):
         parse(text, 8)
 
 

@@ -1,4 +1,6 @@
-"""The public two lines on native transformers models, from a real processor's output; oracle: the masked run and stock generate."""
+"""The public two lines on native transformers models, from a real processor's output; oracle: the masked run and stock
+generate.
+"""
 
 import json
 
@@ -23,7 +25,9 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<
 
 @pytest.fixture
 def processor(tmp_path, monkeypatch):
-    """A real Qwen2.5-VL processor with a byte-level vocabulary of 256 + 7 and no merges; without torchvision it has no video part."""
+    """A real Qwen2.5-VL processor with a byte-level vocabulary of 256 + 7 and no merges; without torchvision it has no
+    video part.
+    """
     monkeypatch.setattr(Qwen2_5_VLProcessor, "check_argument_for_proper_class", lambda self, name, argument: None)
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -40,12 +44,25 @@ def model(monkeypatch):
     torch.manual_seed(0)
     config = Qwen2_5_VLConfig(
         text_config=dict(
-            vocab_size=300, hidden_size=48, intermediate_size=64, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2,
-            initializer_range=0.2, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]},
-            bos_token_id=None, eos_token_id=None, pad_token_id=None,
+            vocab_size=300,
+            hidden_size=48,
+            intermediate_size=64,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            initializer_range=0.2,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]},
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=None,
         ),
-        vision_config=dict(depth=2, hidden_size=32, intermediate_size=32, num_heads=2, out_hidden_size=48, fullatt_block_indexes=[1]),
-        image_token_id=261, video_token_id=262, vision_start_token_id=259, vision_end_token_id=260,
+        vision_config=dict(
+            depth=2, hidden_size=32, intermediate_size=32, num_heads=2, out_hidden_size=48, fullatt_block_indexes=[1]
+        ),
+        image_token_id=261,
+        video_token_id=262,
+        vision_start_token_id=259,
+        vision_end_token_id=260,
     )
     norm = modeling_qwen2_5_vl.Qwen2_5_VLRMSNorm
     monkeypatch.setattr(
@@ -73,7 +90,9 @@ def test_two_lines_on_qwen2_5_vl_equal_the_masked_run(model, inputs, attn):
     # What stock generate feeds its decoder, caught on the way in: embeddings with image features, and M-RoPE cos/sin per step.
     seen = []
     text = model.model.language_model
-    handle = text.layers[0].register_forward_pre_hook(lambda m, args, kw: seen.append((args[0], kw["position_embeddings"])), with_kwargs=True)
+    handle = text.layers[0].register_forward_pre_hook(
+        lambda m, args, kw: seen.append((args[0], kw["position_embeddings"])), with_kwargs=True
+    )
     model.set_attn_implementation("eager")
     model.generate(**inputs, max_new_tokens=6, do_sample=False)
     handle.remove()

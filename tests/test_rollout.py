@@ -43,7 +43,9 @@ def test_statistics_by_hand():
 
 
 def test_calibration_averages_per_offset_and_lets_the_asked_fraction_pass():
-    """Two clips with different text lengths: offsets align, text does not count. Means 4, 3, 2, 1; keep 0.5 of 8 tokens = 4, 3 twice."""
+    """Two clips with different text lengths: offsets align, text does not count. Means 4, 3, 2, 1; keep 0.5 of 8
+    tokens = 4, 3 twice.
+    """
     layouts = [TokenLayout.of(("text", n), ("video", 2), ("audio", 2), ("text", 2)) for n in (1, 3)]
     values = [np.array([9, 5, 3, 2, 1, 9, 9.0]), np.array([9, 9, 9, 3, 3, 2, 1, 9, 9.0])]
     plan = rollout.calibrate(zip(layouts, values, strict=True), model="m", start=2, keep=0.5)

@@ -1,4 +1,6 @@
-"""Session on a random model behind a stub adapter: what is recorded, streamed, stopped and locked. Oracle: the stock generate and counts by hand."""
+"""Session on a random model behind a stub adapter: what is recorded, streamed, stopped and locked. Oracle: the stock
+generate and counts by hand.
+"""
 
 import json
 import threading
@@ -63,7 +65,9 @@ def test_vanilla_answer_is_stock_generate(session):
 
 
 def test_pruned_record_counts_by_hand(session):
-    """Rule keeps 24 video + 5 audio; P 20: 29 -> 24 -> 20 unprotected; K and V of 2 heads x 12 floats = 192 bytes a token and layer."""
+    """Rule keeps 24 video + 5 audio; P 20: 29 -> 24 -> 20 unprotected; K and V of 2 heads x 12 floats = 192 bytes a
+    token and layer.
+    """
     result = session.answer(make_clip(), "What?", "fastav", fvcore=True, peak=True)
     assert result.lengths == (66, 66, 66, 41, 36, 32)
     assert result.kv_bytes == 192 * sum(result.lengths)

@@ -1,4 +1,6 @@
-"""FastAV-tiny: its world, its questions, its arithmetic. Oracles: counting, plain numpy, and the stock decoder on one question alone."""
+"""FastAV-tiny: its world, its questions, its arithmetic. Oracles: counting, plain numpy, and the stock decoder on one
+question alone.
+"""
 
 import json
 import random
@@ -139,7 +141,9 @@ def test_packed_training_forward_equals_the_stock_decoder_on_one_question_alone(
     rng = np.random.default_rng(0)
     things, noises = [[BELL, CAR]] * 4, [[Noise(1, 0.1, 0.5, 0.1)]] * 4
     cache = SimpleNamespace(
-        video=torch.randn(4, 128, 192).half(), audio=torch.randn(4, 200, 192).half(), pairs=train_decoder.Pairs(things, noises),
+        video=torch.randn(4, 128, 192).half(),
+        audio=torch.randn(4, 200, 192).half(),
+        pairs=train_decoder.Pairs(things, noises),
         sound_labels=rng.integers(0, 13, (4, 100)),
     )
     batch = train_decoder.Batch(random.Random(3), cache, model.tokenizer, 2, 8, 1)

@@ -32,10 +32,10 @@ class FastAV:
     start    first layer that computes on the globally pruned tokens, counted from 0; None = half of the layers.
     p        whole percent of the unprotected tokens removed after each layer, 0..100.
     rule     what the global stage does with audio and video tokens. model: keep what the checkpoint's rule keeps
-             (positions < 750 without one); all: keep all; none: keep none; first(N): keep original positions < N; the others keep as many as
-             `model` does and name what is REMOVED: random, or those that the last query of layer start - 1 attends to
-             most / least (attentive), or those with the highest / lowest calibrated rollout value (informative).
-             With one stream only (no audio or no video) `model` and the ablations keep all.
+             (positions < 750 without one); all: keep all; none: keep none; first(N): keep original positions < N; the
+             others keep as many as `model` does and name what is REMOVED: random, or those that the last query of
+             layer start - 1 attends to most / least (attentive), or those with the highest / lowest calibrated rollout
+             value (informative). With one stream only (no audio or no video) `model` and the ablations keep all.
     fine     what the fine stage removes: the lowest ("low", the paper), the highest ("top") or random tokens.
     protect  "text": text is never removed; "last": only the last token is safe.
     plan     a calibration file that replaces the model's own rule and curve.
@@ -55,7 +55,7 @@ class FastAV:
             raise UserError(f"start must be a layer number of at least 1, got {self.start}")
         if not isinstance(self.p, int) or not 0 <= self.p <= 100:
             raise UserError(f"p must be a whole percentage from 0 to 100, got {self.p}")
-        if self.rule not in RULES and not re.fullmatch(r"first\(\d+\)", self.rule):
+        if self.rule not in set(RULES) - {"first(N)"} and not re.fullmatch(r"first\(\d+\)", self.rule):
             raise UserError(f"unknown rule {self.rule!r}; allowed: {', '.join(RULES)}")
         for name, allowed in (("fine", FINE), ("protect", PROTECT)):
             if getattr(self, name) not in allowed:

@@ -14,7 +14,9 @@ def names() -> list[str]:
 
 
 def load_model(name: str, checkpoint: str | None = None, device=None, dtype=None, attn: str | None = None):
-    """The adapter of model `name` with its weights (see models/adapter.py). Raises UserError for an unknown name or missing weights."""
+    """The adapter of model `name` with its weights (see models/adapter.py). Raises UserError for an unknown name or
+    missing weights.
+    """
     if name not in _ADAPTERS:
         raise UserError(f"unknown model {name!r}; allowed: {', '.join(names())}")
     module, _, adapter = _ADAPTERS[name].partition(":")

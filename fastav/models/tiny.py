@@ -42,7 +42,9 @@ class Tiny:
         device, dtype, attn = resolve(device, dtype, attn)
         folder = Path(checkpoint) if checkpoint else ASSETS
         if not (folder / "model.safetensors").is_file():
-            raise UserError(f"{folder} has no model.safetensors; give --checkpoint a folder made by `python -m fastav.tiny.train`")
+            raise UserError(
+                f"{folder} has no model.safetensors; give --checkpoint a folder made by `python -m fastav.tiny.train`"
+            )
         self.checkpoint = str(checkpoint or "assets/tiny")
         self.tiny = load(folder).to(device, dtype)
         self.model = self.tiny.decoder
@@ -74,7 +76,11 @@ class Tiny:
             segments.append(("audio", len(features.audio), features.n_sounding))
         layout = TokenLayout.of(*segments, ("text", len(suffix)))
         layout = self.plan.apply(layout) if self.plan else layout
-        return Inputs(torch.cat([*parts, suffix])[None], layout, {"eos_token_id": self.tiny.tokenizer.eos_id, "pad_token_id": self.tiny.tokenizer.eos_id})
+        return Inputs(
+            torch.cat([*parts, suffix])[None],
+            layout,
+            {"eos_token_id": self.tiny.tokenizer.eos_id, "pad_token_id": self.tiny.tokenizer.eos_id},
+        )
 
     def decode(self, ids: list[int]) -> str:
         return self.tiny.tokenizer.decode(ids)

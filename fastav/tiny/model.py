@@ -1,6 +1,7 @@
 """FastAV-tiny: two small encoders and a stock Qwen2 decoder, in the layout of VideoLLaMA2.
 
-    <bos> <user> | 128 video tokens (8 frames x 4 x 4) | 200 audio tokens (100 times x 2 bands) | question <assistant> | answer <eos>
+    <bos> <user> | 128 video tokens (8 frames x 4 x 4) | 200 audio tokens (100 times x 2 bands) | question <assistant>
+    | answer <eos>
 
 Letters: D 192, the width of everything.
 """
@@ -27,8 +28,14 @@ N_PIECES, PIECE = 8, RATE // 2
 N_TIMES, N_BANDS = 100, 2
 FEATURE_SCALE = 10.0  # encoder outputs have norm 15-20, word embeddings 1
 DECODER = dict(
-    hidden_size=WIDTH, intermediate_size=384, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=2,
-    max_position_embeddings=1024, tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+    hidden_size=WIDTH,
+    intermediate_size=384,
+    num_hidden_layers=8,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=1024,
+    tie_word_embeddings=True,
+    rope_parameters={"rope_type": "default", "rope_theta": 1e6},
 )
 
 
@@ -74,7 +81,12 @@ class VisionEncoder(nn.Module):
     def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(
-            _conv(3, 32, 4, 4, 0), _conv(32, 64, 3, 2), _conv(64, 64, 3), _conv(64, 128, 3, 2), _conv(128, 128, 3), _conv(128, 192, 3, 2)
+            _conv(3, 32, 4, 4, 0),
+            _conv(32, 64, 3, 2),
+            _conv(64, 64, 3),
+            _conv(64, 128, 3, 2),
+            _conv(128, 128, 3),
+            _conv(128, 192, 3, 2),
         )
         self.out = nn.Linear(192, WIDTH)
 
@@ -102,7 +114,9 @@ class AudioEncoder(nn.Module):
 
 
 class Projector(nn.Module):
-    """Encoder features -> decoder embeddings: linear, started at the identity, plus a learned vector per place (patch or band)."""
+    """Encoder features -> decoder embeddings: linear, started at the identity, plus a learned vector per place (patch
+    or band).
+    """
 
     def __init__(self, n_places: int):
         super().__init__()
@@ -125,8 +139,11 @@ class TinyAV(nn.Module):
         self.vision, self.audio = VisionEncoder(), AudioEncoder()
         self.vision_projector, self.audio_projector = Projector(16), Projector(N_BANDS)
         config = Qwen2Config(
-            vocab_size=len(self.tokenizer.words), bos_token_id=self.tokenizer.bos_id, eos_token_id=self.tokenizer.eos_id,
-            pad_token_id=self.tokenizer.eos_id, **DECODER,
+            vocab_size=len(self.tokenizer.words),
+            bos_token_id=self.tokenizer.bos_id,
+            eos_token_id=self.tokenizer.eos_id,
+            pad_token_id=self.tokenizer.eos_id,
+            **DECODER,
         )
         self.decoder = Qwen2ForCausalLM(config)
 
@@ -176,11 +193,15 @@ def load(folder: str | Path) -> TinyAV:
     except Exception as error:  # safetensors raises its own class for a damaged file
         raise UserError(f"{folder / 'model.safetensors'} is damaged: {error}") from error
     if words != model.tokenizer.words:
-        raise UserError(f"{folder / 'config.json'} lists other words than this version knows; retrain or use the version that made it")
+        raise UserError(
+            f"{folder / 'config.json'} lists other words than this version knows; retrain or use the version that made it"
+        )
     wanted = {k: v.shape for k, v in model.state_dict().items() if _is_saved(k)}
     wrong = sorted(set(wanted) ^ set(state)) + sorted(k for k in set(wanted) & set(state) if wanted[k] != state[k].shape)
     if wrong:
-        raise UserError(f"{folder / 'model.safetensors'} does not fit FastAV-tiny: missing, unexpected or misshapen {', '.join(wrong)}")
+        raise UserError(
+            f"{folder / 'model.safetensors'} does not fit FastAV-tiny: missing, unexpected or misshapen {', '.join(wrong)}"
+        )
     model.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
     model.decoder.tie_weights()
     return model.eval()

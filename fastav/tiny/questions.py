@@ -93,7 +93,7 @@ def place(thing: Thing) -> str:
 
 
 def caption(things: list[Thing] | None, noises: list[Noise] | None) -> str:
-    """"A red bell and a blue car are visible, and a siren is heard.": objects from left to right, sounds in time order.
+    """ "A red bell and a blue car are visible, and a siren is heard.": objects from left to right, sounds in time order.
 
     None means that the clip has no such stream, and the caption then does not speak of it.
     """

@@ -1,11 +1,14 @@
-"""Render clips of the tiny world with questions, in AVHBench's layout: `python -m fastav.tiny.scenes DIR --split test --questions 4000`.
+"""Render clips of the tiny world with questions, in AVHBench's layout: `python -m fastav.tiny.scenes DIR --split test
+--questions 4000`.
 
-Writes DIR/videos/<id>.mp4 (H.264 and AAC), DIR/QA.json (AVHBench's schema and task names), DIR/tiny_world.json (the other families) and
-DIR/wordings.json (question text -> seen or unseen in training). `--questions` counts the yes/no questions of QA.json: 85 % are "visible"
-and "heard", 15 % matching; captions and each other family get an eighth more of that number.
+Writes DIR/videos/<id>.mp4 (H.264 and AAC), DIR/QA.json (AVHBench's schema and task names), DIR/tiny_world.json (the
+other families) and DIR/wordings.json (question text -> seen or unseen in training). `--questions` counts the yes/no
+questions of QA.json: 85 % are "visible" and "heard", 15 % matching; captions and each other family get an eighth more
+of that number.
 
-Balanced so that nothing can be had without looking and listening: per clip one yes and one no to "visible" and to "heard", and per question
-text as many yes as no as the clips allow; most things asked about in vain are there in the other stream.
+Balanced so that nothing can be had without looking and listening: per clip one yes and one no to "visible" and to
+"heard", and per question text as many yes as no as the clips allow; most things asked about in vain are there in the
+other stream.
 """
 
 from __future__ import annotations
@@ -58,8 +61,8 @@ class Scene:
 
 
 def scene(seed: int, index: int, split: str) -> Scene:
-    """Scene `index` of a split, both streams present: every other one matches. In "test" each has at least one held-out combination of
-    color and object, or of object and sound; in "train" none has any."""
+    """Scene `index` of a split, both streams present: every other one matches. In "test" each has at least one
+    held-out combination of color and object, or of object and sound; in "train" none has any."""
     key = (seed, index, 0 if split == "train" else 1)
     rng = np.random.default_rng(key)
     test, match = split == "test", index % 2 == 0
@@ -150,7 +153,15 @@ def build(seed: int, split: str, n_questions: int) -> tuple[list[Scene], list[li
 
 
 def write(
-    folder: Path, seed: int, split: str, n_questions: int, *, n_clips: int | None = None, blank=(), workers=2, progress=lambda text: None
+    folder: Path,
+    seed: int,
+    split: str,
+    n_questions: int,
+    *,
+    n_clips: int | None = None,
+    blank=(),
+    workers=2,
+    progress=lambda text: None,
 ) -> None:
     """Render a set into `folder` (see the module), or a random sample of `n_clips` of its clips; `blank`: streams to empty."""
     scenes, records = build(seed, split, n_questions)
@@ -169,7 +180,8 @@ def write(
 def write_annotations(folder: Path, records: list[tuple[str, tuple[str, str, str]]]) -> None:
     """QA.json, tiny_world.json and wordings.json of (video id, (family, text, answer)) records."""
     rows = [
-        (family, {"video_id": video, "task": TASKS[family], "text": text, "label": answer}) for video, (family, text, answer) in records
+        (family, {"video_id": video, "task": TASKS[family], "text": text, "label": answer})
+        for video, (family, text, answer) in records
     ]
     avhbench = [row for family, row in rows if family in ("visible", "heard", "matching", "caption")]
     others = [row for family, row in rows if family in ("count", "color", "place")]
@@ -205,12 +217,18 @@ def main() -> int:
         prog="python -m fastav.tiny.scenes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="where to write")
-    parser.add_argument("--split", choices=("train", "test"), default="test", help="test has only unseen combinations (default: test)")
+    parser.add_argument(
+        "--split", choices=("train", "test"), default="test", help="test has only unseen combinations (default: test)"
+    )
     parser.add_argument("--questions", type=int, default=4000, metavar="N", help="yes/no questions (default: 4000)")
     parser.add_argument("--seed", type=int, metavar="N", help="default: first 8 hex digits of the shipped weights' sha256")
     parser.add_argument("--clips", type=int, metavar="N", help="render a random sample of N of the set's clips (default: all)")
     parser.add_argument(
-        "--blank", action="append", choices=("video", "audio"), default=[], help="black frames or silence, with the same questions"
+        "--blank",
+        action="append",
+        choices=("video", "audio"),
+        default=[],
+        help="black frames or silence, with the same questions",
     )
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default: 2)")
     options = parser.parse_args()
@@ -221,7 +239,13 @@ def main() -> int:
             raise UserError(f"{options.folder} already holds a rendered set; give a new folder")
         seed = weights_seed() if options.seed is None else options.seed
         write(
-            options.folder, seed, options.split, options.questions, n_clips=options.clips, blank=options.blank, workers=options.workers,
+            options.folder,
+            seed,
+            options.split,
+            options.questions,
+            n_clips=options.clips,
+            blank=options.blank,
+            workers=options.workers,
             progress=lambda text: print(text, file=sys.stderr),
         )
     except UserError as error:

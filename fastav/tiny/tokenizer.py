@@ -18,7 +18,23 @@ def split(text: str) -> list[str]:
 
 def _vocabulary() -> list[str]:
     asked = [w for wordings in WORDINGS.values() for text in (*wordings, YES_NO) for w in split(text.replace("{}", " "))]
-    answered = ["yes", "no", "left", "right", "a", "and", "is", "are", "visible", "heard", "nothing", ",", ".", "object", *NUMBERS]
+    answered = [
+        "yes",
+        "no",
+        "left",
+        "right",
+        "a",
+        "and",
+        "is",
+        "are",
+        "visible",
+        "heard",
+        "nothing",
+        ",",
+        ".",
+        "object",
+        *NUMBERS,
+    ]
     return list(dict.fromkeys((*SPECIAL, *KINDS, *COLORS, *answered, *asked)))
 
 

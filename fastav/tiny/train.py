@@ -1,9 +1,10 @@
 """Train FastAV-tiny from nothing: `python -m fastav.tiny.train --output DIR`.
 
-Phases: render the training world and train the two encoders side by side (one thread each), cache their features of fresh clips, train
-the decoder on them. Each phase leaves a file in DIR/work and is skipped when that is there, so the same command continues after an interruption;
-the decoder continues from its last checkpoint. The curve goes to DIR/train_log.jsonl, with the machine and the seconds of each phase.
-Training never imports the engine: the model knows nothing of pruning.
+Phases: render the training world and train the two encoders side by side (one thread each), cache their features of
+fresh clips, train the decoder on them. Each phase leaves a file in DIR/work and is skipped when that is there, so the
+same command continues after an interruption; the decoder continues from its last checkpoint. The curve goes to
+DIR/train_log.jsonl, with the machine and the seconds of each phase. Training never imports the engine: the model knows
+nothing of pruning.
 """
 
 from __future__ import annotations
@@ -115,7 +116,9 @@ def train(output: Path, scale: float) -> None:
 
 
 def decoder_phase(rank: int, output: Path, scale: float, meeting: str) -> None:
-    """One of two processes of one thread each: on a shared machine that is steadier and faster than one process of two threads."""
+    """One of two processes of one thread each: on a shared machine that is steadier and faster than one process of two
+    threads.
+    """
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
     work, log = output / "work", Log(output / "train_log.jsonl")
@@ -153,7 +156,9 @@ def main() -> int:
         prog="python -m fastav.tiny.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where weights, log and unfinished work go")
-    parser.add_argument("--scale", type=float, default=1.0, metavar="F", help="multiplies the seconds of every phase (default: 1)")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, metavar="F", help="multiplies the seconds of every phase (default: 1)"
+    )
     options = parser.parse_args()
     try:
         if options.scale <= 0:

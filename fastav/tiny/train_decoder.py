@@ -1,15 +1,17 @@
 """Phase 4 of training: the decoder learns to answer from cached features of paired videos and sounds.
 
-All questions of a clip share one sequence: media first, then every question with its answer, masked so that a question sees the media and
-itself alone, its positions starting right after the media. The loss is on answers. What makes it learn in minutes (each found by trying):
+All questions of a clip share one sequence: media first, then every question with its answer, masked so that a question
+sees the media and itself alone, its positions starting right after the media. The loss is on answers. What makes it
+learn in minutes (each found by trying):
 
 * list questions ("visible? bell yes car no"), whose labels follow the object word at once;
 * an auxiliary head at the middle layer that says for each audio token whether its object is visible; thrown away afterwards;
 * Muon for the matrices;
 * media tokens subsampled at first, with their original positions.
 
-Late reading: a plainly trained model has read everything from the media by layer 2, and then any pruning is free. So while training, text
-may not attend to video in the first half of the layers, most of the time. The finished model is the stock decoder with no such mask.
+Late reading: a plainly trained model has read everything from the media by layer 2, and then any pruning is free. So
+while training, text may not attend to video in the first half of the layers, most of the time. The finished model is
+the stock decoder with no such mask.
 """
 
 from __future__ import annotations
@@ -59,8 +61,8 @@ class Pairs:
 
 
 def examples(rng: random.Random, things, noises, hidden_kinds=frozenset()) -> list[tuple[str, str, float, bool]]:
-    """(question, answer, weight, is a list) of one clip. things or noises None: the clip lacks that stream. `hidden_kinds`: objects that
-    only unsampled frames show; nothing is asked about them."""
+    """(question, answer, weight, is a list) of one clip. things or noises None: the clip lacks that stream.
+    `hidden_kinds`: objects that only unsampled frames show; nothing is asked about them."""
     seen = None if things is None else [t.kind for t in things]
     heard = None if noises is None else [n.kind for n in noises]
     out: list[tuple[str, str, float, bool]] = []
@@ -197,7 +199,9 @@ def forward(model: TinyAV, batch: Batch, block: bool) -> tuple[torch.Tensor, tor
     words = decoder.embed_tokens
     start = words(torch.tensor([model.tokenizer.bos_id, model.tokenizer.user_id])).expand(len(batch.ids), -1, -1)
     media = []
-    for features, projector, places in zip((batch.video, batch.audio), (model.vision_projector, model.audio_projector), batch.place, strict=True):
+    for features, projector, places in zip(
+        (batch.video, batch.audio), (model.vision_projector, model.audio_projector), batch.place, strict=True
+    ):
         media.append(projector.linear(features / FEATURE_SCALE) + projector.place[places])
     hidden = torch.cat([start, *media, words(batch.ids)], 1)
     rotary = decoder.rotary_emb(hidden, batch.positions)
@@ -254,11 +258,11 @@ class Muon:
 
 
 def train(model: TinyAV, cache, seconds: float, log, checkpoint: Path, save, rank: int = 0) -> None:
-    """Train decoder and projectors for `seconds` in all, whatever interrupts it. Run it once per process of the process group: each draws
-    its own rows, gradients are averaged.
+    """Train decoder and projectors for `seconds` in all, whatever interrupts it. Run it once per process of the
+    process group: each draws its own rows, gradients are averaged.
 
-    `cache`: features video [n, 128, D] and audio [m, 200, D], sound_labels [m, 100] and `pairs`. Every two minutes the whole state goes
-    to `checkpoint` and `save(model)` exports the model.
+    `cache`: features video [n, 128, D] and audio [m, 200, D], sound_labels [m, 100] and `pairs`. Every two minutes the
+    whole state goes to `checkpoint` and `save(model)` exports the model.
     """
     matrices = [p for _, p in model.decoder.model.layers.named_parameters() if p.dim() == 2]
     ids = {id(p) for p in matrices}
@@ -306,7 +310,12 @@ def train(model: TinyAV, cache, seconds: float, log, checkpoint: Path, save, ran
         tally["loss"].append(loss.item())
         if rank == 0 and spent - last_log > 20:
             last_log = spent
-            log(phase="decoder", seconds=round(spent), step=step, **{k: round(float(np.mean(v)), 3) for k, v in sorted(tally.items())})
+            log(
+                phase="decoder",
+                seconds=round(spent),
+                step=step,
+                **{k: round(float(np.mean(v)), 3) for k, v in sorted(tally.items())},
+            )
             tally.clear()
         if rank == 0 and spent - last_save > 120:
             last_save = spent
@@ -328,7 +337,9 @@ def _average_gradients(parameters, spent: float) -> float:
 
 
 def _count(tally, right, weight, target, words):
-    """Accuracy by weight and answer word: tells visible (1.5), matching (2.0), heard (1.0) and the lists apart well enough to watch."""
+    """Accuracy by weight and answer word: tells visible (1.5), matching (2.0), heard (1.0) and the lists apart well
+    enough to watch.
+    """
     answer = [words[t] for t in target.tolist()]
     for ok, w, word in zip(right.tolist(), weight.tolist(), answer, strict=True):
         if word in ("yes", "no"):

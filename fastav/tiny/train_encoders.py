@@ -1,7 +1,8 @@
 """Phases 1-3 of training: render the training world, train the two encoders apart, cache their features.
 
-Each encoder learns to put every patch's (every moment's) word into its token: cross-entropy of x . e_w over the words' embeddings, which
-are fixed orthonormal vectors and later the decoder's word embeddings. So the decoder finds its words in the media from the start.
+Each encoder learns to put every patch's (every moment's) word into its token: cross-entropy of x . e_w over the words'
+embeddings, which are fixed orthonormal vectors and later the decoder's word embeddings. So the decoder finds its words
+in the media from the start.
 """
 
 from __future__ import annotations
@@ -140,7 +141,14 @@ def _fit(encoder: nn.Module, batch, rate: float, seconds: float, log, name: str)
             last = spent
             label, words, _ = targets[0]
             right = ((out.float() @ words.T).argmax(-1) == label)[label >= 0].float().mean()
-            seen = ((label >= 0) & (label != NONE))
+            seen = (label >= 0) & (label != NONE)
             hit = ((out.float() @ words.T).argmax(-1) == label)[seen].float().mean()
-            log(phase=name, seconds=round(spent), step=step, loss=round(loss.item(), 4), accuracy=round(right.item(), 4), found=round(hit.item(), 4))
+            log(
+                phase=name,
+                seconds=round(spent),
+                step=step,
+                loss=round(loss.item(), 4),
+                accuracy=round(right.item(), 4),
+                found=round(hit.item(), 4),
+            )
     return encoder.eval()

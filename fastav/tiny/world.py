@@ -1,8 +1,8 @@
 """The tiny world: scenes of objects that are seen and sounds that are heard, drawn and played from a seed.
 
-A scene lasts `seconds`; objects move slowly and are visible for a while, sounds come one after another. Held-out combinations appear in
-no training clip, and every test clip has at least one: a color c on object o with (o + c) % 6 == 0, and an object o seen while another
-sound s is heard with (5 o + s) % 7 == 0.
+A scene lasts `seconds`; objects move slowly and are visible for a while, sounds come one after another. Held-out
+combinations appear in no training clip, and every test clip has at least one: a color c on object o with (o + c) % 6
+== 0, and an object o seen while another sound s is heard with (5 o + s) % 7 == 0.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Thing:
-    """A visible object: kind and color by number, size in pixels, path of its corner from (x0, y0) to (x1, y1), visible from frame
-    `first` to `last` (of 8), mirrored or not."""
+    """A visible object: kind and color by number, size in pixels, path of its corner from (x0, y0) to (x1, y1),
+    visible from frame `first` to `last` (of 8), mirrored or not."""
 
     kind: int
     color: int
@@ -56,7 +56,9 @@ def held_out_pair(seen: int, heard: int) -> bool:
 
 
 def random_things(rng: np.random.Generator, kinds, held_out: bool) -> list[Thing]:
-    """One thing per kind, placed without overlap over their whole paths, left to right. With `held_out`, the first has a held-out color."""
+    """One thing per kind, placed without overlap over their whole paths, left to right. With `held_out`, the first has
+    a held-out color.
+    """
     while True:
         things: list[Thing] = []
         for i, kind in enumerate(kinds):
@@ -69,7 +71,9 @@ def random_things(rng: np.random.Generator, kinds, held_out: bool) -> list[Thing
             length = int(rng.integers(2, N_FRAMES + 1))
             first = int(rng.integers(0, N_FRAMES - length + 1))
             color = int(rng.choice(colors))
-            things.append(Thing(int(kind), color, size, tuple(map(float, path)), first, first + length - 1, bool(rng.integers(2))))
+            things.append(
+                Thing(int(kind), color, size, tuple(map(float, path)), first, first + length - 1, bool(rng.integers(2)))
+            )
         if not any(_touch(a, b) for i, a in enumerate(things) for b in things[:i]) and all(
             abs(t.center_x - SIDE / 2) > 5 for t in things
         ):

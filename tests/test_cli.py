@@ -1,0 +1,94 @@
+"""`python -m fastav` end to end on the built-in model: answers for what it can read, one line and exit code 2 for what
+it cannot.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastav.__main__ import main
+from fastav.media import write_clip
+from fastav.tiny.scenes import scene
+
+ROOT = Path(__file__).parents[1]
+QUESTION = "Is the bell making sound in the audio?"
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """A clip with sound, one without, a wav file, and three that are none."""
+    import soundfile
+
+    folder = tmp_path_factory.mktemp("clips")
+    own = scene(0, 0, "train")
+    frames, audio = own.frames(16).repeat(2, 1).repeat(2, 2), own.audio()
+    write_clip(folder / "both.mp4", frames, 4, audio)
+    write_clip(folder / "silent.mp4", frames, 4, None)
+    soundfile.write(folder / "sound.wav", audio, 16000)
+    (folder / "text.mp4").write_text("not a clip at all\n" * 50)
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "cut.mp4").write_bytes((folder / "both.mp4").read_bytes()[:2000])
+    return folder
+
+
+def test_text_output_has_both_answers_and_the_table(clips, capsys):
+    assert main([str(clips / "both.mp4"), QUESTION]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("vanilla  ") and "\npruned   " in out
+    assert "Prefill FLOPs, vanilla = 100" in out and "single run" in out
+
+
+def test_json_is_one_document_alone_on_stdout(clips):
+    run = subprocess.run(
+        [sys.executable, "-m", "fastav", str(clips / "both.mp4"), QUESTION, "--json"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert run.returncode == 0, run.stderr
+    record = json.loads(run.stdout)
+    pruned = record["pruned"]
+    assert pruned["flops_relative_percent"] <= 70 and sum(pruned["tokens_before"].values()) == pruned["lengths"][0]
+    assert record["vanilla"]["method"] == "vanilla" and "loading tiny" in run.stderr
+
+
+def test_one_stream_is_answered_and_said(clips, capsys):
+    for name, note in (("silent.mp4", "video only: single-stream mode"), ("sound.wav", "audio only: single-stream mode")):
+        assert main([str(clips / name), "Describe what you see and hear."]) == 0
+        assert note in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["text.mp4", QUESTION], "text.mp4"),
+        (["empty.mp4", QUESTION], "empty.mp4"),
+        (["cut.mp4", QUESTION], "cut.mp4"),
+        (["missing.mp4", QUESTION], "no such file"),
+        (["both.mp4", "Is the zebra visible?"], "does not know the word 'zebra'"),
+        (["both.mp4", " "], "question is empty"),
+        (["both.mp4", QUESTION, "--method", "fast"], "unknown method 'fast'; allowed: fastav, vanilla"),
+        (["both.mp4", QUESTION, "--method", "fastav:start=8"], "start must be from 1 to 7"),
+        (["both.mp4", QUESTION, "--model", "gpt"], "unknown model 'gpt'; allowed: tiny"),
+        (["both.mp4", QUESTION, "--checkpoint", "/nowhere"], "has no model.safetensors"),
+        (["both.mp4", QUESTION, "--device", "cuda:9"], "cuda:9"),
+        (["both.mp4", QUESTION, "--attn", "magic"], "unknown attention 'magic'"),
+        (["both.mp4", QUESTION, "--measure", "--repeats", "1"], "at least 5 repeats"),
+    ],
+)
+def test_what_the_user_can_fix_is_one_line_and_exit_code_2(clips, capsys, arguments, message):
+    assert main([str(clips / arguments[0]), *arguments[1:]]) == 2
+    err = capsys.readouterr().err
+    assert message in err.splitlines()[-1] and "Traceback" not in err
+
+
+def test_calibrate_writes_a_plan_that_the_method_accepts(clips, tmp_path, capsys):
+    plan = tmp_path / "plan.json"
+    assert main(["calibrate", "--clips", "2", "--keep", "0.1", "--output", str(plan)]) == 0
+    assert "33 of 328 media offsets pass" in capsys.readouterr().out
+    assert main([str(clips / "both.mp4"), QUESTION, "--method", f"fastav:plan={plan}", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    kept = np.array(record["pruned"]["layers_seen"])
+    assert (kept > 4).sum() == record["pruned"]["lengths"][4] == 33 + record["pruned"]["tokens_before"]["text"]
+    assert main(["calibrate", "--keep", "0", "--output", str(plan)]) == 2
