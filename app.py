@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import html
+import mimetypes
 import os
 import threading
 from collections.abc import Iterator
@@ -159,10 +160,12 @@ def shown(comparison: Comparison, clip) -> dict:
 
 @toasts
 def preview(file: str | None, model: str) -> Iterator[dict | None]:
-    """What was uploaded: a player and the frames that the model sees."""
-    yield None
+    """What was uploaded: a player at once, then the frames that the model sees."""
     if not file:
+        yield None
         return
+    guess = "audio" if (mimetypes.guess_type(file)[0] or "").startswith("audio") else "video"
+    yield {"path": file, "kind": guess, "pictures": [], "facts": "Reading the clip"}
     try:
         clip = read(model, file)
     except UserError as error:

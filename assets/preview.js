@@ -1,19 +1,31 @@
 // Shows the uploaded clip from props.value: {path, kind, pictures, facts}. Text goes through textContent only.
+function play(player, path) {
+  const note = element.querySelector(".fa-unplayable");
+  const refuse = () => { player.hidden = true; note.hidden = false; };
+  player.hidden = false;
+  player.onerror = refuse;
+  // A video whose picture cannot be decoded may still play its sound: that is no preview either.
+  player.onloadedmetadata = () => { if (player.tagName === "VIDEO" && !player.videoWidth) refuse(); };
+  const source = "gradio_api/file=" + encodeURIComponent(path);
+  if (player.getAttribute("src") !== source) player.src = source;
+  else if (player.error) refuse();
+}
+
 function show() {
   const clip = props.value;
   const figure = element.querySelector("figure");
   figure.hidden = !clip || !clip.path;
-  if (figure.hidden) return;
-  const unplayable = element.querySelector(".fa-unplayable");
-  for (const kind of ["video", "audio"]) {
-    const player = element.querySelector(kind);
-    player.hidden = kind !== clip.kind;
-    player.onerror = () => { player.hidden = true; unplayable.hidden = false; };
-    if (kind !== clip.kind) continue;
-    player.src = "gradio_api/file=" + encodeURIComponent(clip.path);
-    // A video whose picture cannot be decoded may still play its sound: that is not a preview either.
-    player.onloadedmetadata = () => { if (kind === "video" && !player.videoWidth) player.onerror(); };
+  element.querySelector(".fa-unplayable").hidden = true;
+  for (const player of element.querySelectorAll("video, audio")) {
+    if (!figure.hidden && player.tagName.toLowerCase() === clip.kind) {
+      play(player, clip.path);
+    } else {
+      player.hidden = true;
+      player.onerror = null;
+      player.removeAttribute("src");
+    }
   }
+  if (figure.hidden) return;
   element.querySelector(".fa-strip").replaceChildren(...clip.pictures.map((address, i) => {
     const picture = new Image();
     picture.src = address;

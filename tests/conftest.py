@@ -10,6 +10,10 @@ from fastav.layout import TokenLayout, first_audio
 N_LAYERS = 6
 
 
+def pytest_report_header(config):
+    return "not in this run: make test-browser (needs Chromium), make slow, make mutants"
+
+
 @pytest.fixture
 def layout():
     """5 text, 4 frames of 6 video tokens, 30 audio tokens, 7 text: N = 66; the model's rule keeps the video and 5

@@ -98,10 +98,11 @@ def test_measured_figures_say_that_they_are_medians(session):
 
 
 def test_preview_and_run_decode_once(session):
-    shown = list(app.preview("bell.mp4", "tiny"))[-1]
+    at_once, shown = app.preview("bell.mp4", "tiny")
     list(app.compare("bell.mp4", "Is the bell visible?", *SETTINGS))
     assert session.reads == 1
-    assert shown["kind"] == "video" and len(shown["pictures"]) == 8 and shown["facts"].startswith("bell.mp4 · 4.0 s")
+    assert at_once["kind"] == shown["kind"] == "video"
+    assert len(shown["pictures"]) == 8 and shown["facts"].startswith("bell.mp4 · 4.0 s")
 
 
 def test_closing_the_generator_ends_the_run(session):

@@ -82,7 +82,9 @@ def test_kv_bytes_of_videollama2_by_hand():
         cache = DynamicCache(config=QWEN2_7B)
         for layer, n in enumerate(sizes):
             cache.update(*(torch.empty(1, 4, n + 3, 128, dtype=torch.bfloat16, device="meta") for _ in "kv"), layer)
-        assert cost.kv_bytes(cache, sizes) == pytest.approx(want, rel=0.005)  # the 3 generated tokens do not count
+        got = cost.kv_bytes(cache, sizes)
+        assert got == 2 * 4 * 128 * 2 * sum(sizes)  # the 3 generated tokens do not count
+        assert got == pytest.approx(want, rel=0.005)
 
 
 def test_peak_memory_on_cpu_is_the_running_sum_of_allocations():

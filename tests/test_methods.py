@@ -75,6 +75,13 @@ def test_text_is_protected_by_default_and_the_last_token_always(layout):
     assert lengths(FastAV(rule="none", p=100), media_last, 4)[-1] == 3
 
 
+def test_the_fine_rule_names_what_is_removed(layout):
+    removed = {fine: FastAV(fine=fine).cuts(layout, 6)[3][0] for fine in ("low", "top", "random")}
+    assert removed["low"].remove == "low" and removed["low"].score is None
+    assert removed["top"].remove == "high" and removed["top"].score is None
+    assert removed["random"].score is not None
+
+
 def test_one_stream_has_no_global_pruning_by_the_models_rule():
     layout = TokenLayout.of(("text", 5), ("video", 1000, 4), ("text", 5))
     assert lengths(FastAV(p=0), layout, 4) == [1010] * 4
