@@ -148,7 +148,7 @@ def test_packed_training_forward_equals_the_stock_decoder_on_one_question_alone(
     )
     batch = train_decoder.Batch(random.Random(3), cache, model.tokenizer, 2, 8, 1)
     with torch.inference_mode():
-        text, _ = train_decoder.forward(model, batch, block=False)
+        text, _ = train_decoder.forward(model, batch)
         for row in range(2):
             words = batch.ids[row].tolist()
             end = words.index(model.tokenizer.assistant_id) + 1

@@ -123,7 +123,7 @@ class Projector(nn.Module):
         self.linear = nn.Linear(WIDTH, WIDTH)
         nn.init.eye_(self.linear.weight)
         nn.init.normal_(self.linear.bias, std=1 / math.sqrt(WIDTH))
-        self.place = nn.Parameter(torch.randn(n_places, WIDTH) / math.sqrt(WIDTH))
+        self.place = nn.Parameter(3 * torch.randn(n_places, WIDTH) / math.sqrt(WIDTH))
 
     def forward(self, features):
         n = features.shape[-2]

@@ -5,13 +5,15 @@ sees the media and itself alone, its positions starting right after the media. T
 learn in minutes (each found by trying):
 
 * list questions ("visible? bell yes car no"), whose labels follow the object word at once;
-* an auxiliary head at the middle layer that says for each audio token whether its object is visible; thrown away afterwards;
-* Muon for the matrices;
-* media tokens subsampled at first, with their original positions.
+* an auxiliary head that says for each audio token whether its object is visible; thrown away afterwards;
+* Muon for the matrices, with weight decay;
+* media tokens subsampled at first, with their original positions;
+* only the upper half of the layers at first: it learns to look things up in clean media tokens. The lower half starts as the
+  identity and joins later.
 
-Late reading: a plainly trained model has read everything from the media by layer 2, and then any pruning is free. So
-while training, text may not attend to video in the first half of the layers, most of the time. The finished model is
-the stock decoder with no such mask.
+Late reading: a plainly trained model has read everything from the media by layer 2, and then any pruning is free. Here
+text may not attend to video in the lower half, nor to audio in the upper half, in some of the steps, so that it reads
+audio early and video late. The finished model is the stock decoder with no such mask.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from fastav.tiny.model import FEATURE_SCALE, WIDTH, TinyAV
 from fastav.tiny.questions import N_TRAINING, NUMBERS, WORDINGS, YES_NO, caption, matching, place
 from fastav.tiny.world import held_out_pair
 
+GROW = 0.35  # share of the time after which the lower half joins
 LATE = 4  # text may read video from this layer on
 N_VIDEO, N_AUDIO = 128, 200
 N_ROWS = 8  # clips per process and step
@@ -187,14 +190,20 @@ class Batch:
         mask[:, :, :n_media] &= visible[:, None]
         mask[:, n_media:, n_media:] &= segment[:, :, None] == segment[:, None]
         mask |= torch.eye(n, dtype=torch.bool)
-        late = mask.clone()
-        late[:, n_media:, 2 : 2 + len(video_columns)] = False
-        self.mask, self.late_mask, self.n_media = mask[:, None], late[:, None], n_media
+        no_video, no_audio = mask.clone(), mask.clone()
+        no_video[:, n_media:, 2 : 2 + len(video_columns)] = False
+        no_audio[:, n_media:, 2 + len(video_columns) : n_media] = False
+        self.mask, self.no_video, self.no_audio = mask[:, None], no_video[:, None], no_audio[:, None]
+        self.n_media = n_media
         self.audio_columns = slice(2 + len(video_columns), n_media)
 
 
-def forward(model: TinyAV, batch: Batch, block: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """(text hidden [B, T, D] before the final norm, audio hidden [B, a, D] after layer LATE) under the batch's masks."""
+def forward(model: TinyAV, batch: Batch, grown: bool = True, no_video: bool = False, no_audio: bool = False):
+    """(text hidden [B, T, D] before the final norm, audio hidden [B, a, D] halfway) under the batch's masks.
+
+    Before the decoder is grown only its upper half runs. `no_video`: text may not attend to video in the lower half;
+    `no_audio`: nor to audio in the upper half.
+    """
     decoder = model.decoder.model
     words = decoder.embed_tokens
     start = words(torch.tensor([model.tokenizer.bos_id, model.tokenizer.user_id])).expand(len(batch.ids), -1, -1)
@@ -206,18 +215,21 @@ def forward(model: TinyAV, batch: Batch, block: bool) -> tuple[torch.Tensor, tor
     hidden = torch.cat([start, *media, words(batch.ids)], 1)
     rotary = decoder.rotary_emb(hidden, batch.positions)
     middle = None
+    lower = batch.no_video if no_video else batch.mask
+    upper = batch.no_audio if no_audio else batch.mask
     for index, layer in enumerate(decoder.layers):
-        mask = batch.late_mask if block and index < LATE else batch.mask
-        hidden = layer(hidden, attention_mask=mask, position_embeddings=rotary)
-        if index + 1 == LATE:
+        if index < LATE and not grown:
+            continue
+        hidden = layer(hidden, attention_mask=lower if index < LATE else upper, position_embeddings=rotary)
+        if index + 1 == (LATE if grown else LATE + 2):
             middle = hidden[:, batch.audio_columns]
     return hidden[:, batch.n_media :], middle
 
 
-def loss_of(model: TinyAV, batch: Batch, head: nn.Linear, block: bool):
+def loss_of(model: TinyAV, batch: Batch, head: nn.Linear, **masks):
     """(loss, accuracy counts by answer kind)."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        text, middle = forward(model, batch, block)
+        text, middle = forward(model, batch, **masks)
         flags = head(middle)
     where = batch.labels >= 0
     out = model.decoder.model.norm(text[where].float()) @ model.decoder.model.embed_tokens.weight.T
@@ -231,19 +243,25 @@ def loss_of(model: TinyAV, batch: Batch, head: nn.Linear, block: bool):
 
 
 class Muon:
-    """Momentum whose matrix updates are orthogonalised by 5 Newton-Schulz steps (Jordan et al. 2024), same shapes batched."""
+    """Momentum whose matrix updates are orthogonalised by 5 Newton-Schulz steps (Jordan et al. 2024), same shapes batched.
+
+    `parameters`: (matrix, share of the rate). Weight decay keeps the residual stream small: without it, its norm grows from 10 to
+    1,000 in the first layer, and the words in the media tokens drown.
+    """
+
+    DECAY = 0.3
 
     def __init__(self, parameters, momentum=0.95):
         self.groups = defaultdict(list)
-        for p in parameters:
-            self.groups[tuple(p.shape)].append(p)
+        for p, share in parameters:
+            self.groups[tuple(p.shape)].append((p, share))
         self.momentum = momentum
         self.buffers = {shape: torch.zeros(len(ps), *shape) for shape, ps in self.groups.items()}
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
         for shape, ps in self.groups.items():
-            gradient = torch.stack([p.grad for p in ps])
+            gradient = torch.stack([p.grad for p, _ in ps])
             buffer = self.buffers[shape].lerp_(gradient, 1 - self.momentum)
             x = gradient.lerp(buffer, self.momentum)
             tall = shape[0] > shape[1]
@@ -253,8 +271,9 @@ class Muon:
                 gram = x @ x.mT
                 x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
             x = (x.mT if tall else x).float()
-            for p, update in zip(ps, x, strict=True):
-                p.add_(update, alpha=-rate * max(1, shape[0] / shape[1]) ** 0.5)
+            for (p, share), update in zip(ps, x, strict=True):
+                p.mul_(1 - self.DECAY * share * rate)
+                p.add_(update, alpha=-rate * share * max(1, shape[0] / shape[1]) ** 0.5)
 
 
 def train(model: TinyAV, cache, seconds: float, log, checkpoint: Path, save, rank: int = 0) -> None:
@@ -264,14 +283,23 @@ def train(model: TinyAV, cache, seconds: float, log, checkpoint: Path, save, ran
     `cache`: features video [n, 128, D] and audio [m, 200, D], sound_labels [m, 100] and `pairs`. Every two minutes the
     whole state goes to `checkpoint` and `save(model)` exports the model.
     """
-    matrices = [p for _, p in model.decoder.model.layers.named_parameters() if p.dim() == 2]
+    shares = [
+        (p, 0.3 if index < LATE else 1.0)
+        for index, layer in enumerate(model.decoder.model.layers)
+        for p in layer.parameters()
+        if p.dim() == 2
+    ]
+    matrices = [p for p, _ in shares]
     ids = {id(p) for p in matrices}
     torch.manual_seed(0)
     head = nn.Linear(WIDTH, 3)
     model.vision.requires_grad_(False)
     model.audio.requires_grad_(False)
+    for layer in model.decoder.model.layers[:LATE]:
+        for matrix in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            nn.init.zeros_(matrix.weight)  # so that growing changes nothing at first
     others = [p for p in (*model.parameters(), *head.parameters()) if p.requires_grad and id(p) not in ids]
-    muon, adam = Muon(matrices), torch.optim.AdamW(others, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.0)
+    muon, adam = Muon(shares), torch.optim.AdamW(others, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.0)
     step, spent = 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=False)  # our own file
@@ -290,14 +318,15 @@ def train(model: TinyAV, cache, seconds: float, log, checkpoint: Path, save, ran
 
     while spent < seconds:
         part = spent / seconds
-        rate = min(1.0, (step + 1) / 30) * min(1.0, (1 - part) / 0.35)
+        rate = min(1.0, (step + 1) / 30) * min(1.0, (1 - part) / 0.4)
+        grown = part >= GROW
         shared, own = random.Random(step), random.Random(f"{step} {rank}")
-        frames, stride = (3, 8) if part < 0.4 else shared.choices(((3, 8), (5, 4), (8, 3), (8, 1)), (0.35, 0.25, 0.2, 0.2))[0]
-        block = shared.random() < (1.0 if part < 0.5 else 0.7)
+        frames, stride = (3, 8) if part < GROW else shared.choices(((3, 8), (5, 4), (8, 3), (8, 1)), (0.35, 0.25, 0.2, 0.2))[0]
+        masks = {"grown": grown, "no_video": shared.random() < (0.6 if part < 0.75 else 0.35), "no_audio": shared.random() < 0.5}
         batch = Batch(own, cache, model.tokenizer, N_ROWS, frames, stride)
-        loss, right, weight, target = loss_of(model, batch, head, block)
+        loss, right, weight, target = loss_of(model, batch, head, **masks)
         for p in (*others, *matrices):
-            p.grad = None
+            p.grad = torch.zeros_like(p)  # the lower half has no gradient before the decoder is grown
         loss.backward()
         spent = _average_gradients((*others, *matrices), time.time() - began)
         nn.utils.clip_grad_norm_(others, 1.0)
