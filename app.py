@@ -316,7 +316,9 @@ with gr.Blocks(title="FastAV", delete_cache=(600, 3600), analytics_enabled=False
                     # 4 of 8 layers is FastAV-tiny; `fit` sets the limits of the model at hand.
                     start_box = gr.Slider(1, 7, value=4, step=1, label="Start layer", min_width=220, buttons=[])
                     p_box = gr.Slider(0, 90, value=20, step=1, label="Percent per layer (P)", min_width=220, buttons=[])
-                method_box = gr.Textbox(method_text(4, 20, "model", "low"), label="As text", interactive=False, buttons=["copy"])
+                method_box = gr.Textbox(
+                    method_text(4, 20, "model", "low"), label="As text", interactive=False, buttons=["copy"], elem_id="method"
+                )
                 share_button = gr.Button("Link to these settings", size="sm")
     with gr.Row():
         with gr.Column(min_width=300):  # a column each, or gradio joins the two boxes into one

@@ -33,7 +33,7 @@ from fastav.tiny.model import FEATURE_SCALE, WIDTH, TinyAV
 from fastav.tiny.questions import N_TRAINING, NUMBERS, WORDINGS, YES_NO, caption, matching, place
 from fastav.tiny.world import held_out_pair
 
-GROW = 0.35  # share of the time after which the lower half joins
+GROW = 0.28  # share of the time after which the lower half joins
 LATE = 4  # text may read video from this layer on
 N_VIDEO, N_AUDIO = 128, 200
 N_ROWS = 8  # clips per process and step
@@ -245,7 +245,7 @@ def loss_of(model: TinyAV, batch: Batch, head: nn.Linear, **masks):
 class Muon:
     """Momentum whose matrix updates are orthogonalised by 5 Newton-Schulz steps (Jordan et al. 2024), same shapes batched.
 
-    `parameters`: (matrix, share of the rate). Weight decay keeps the residual stream small: without it, its norm grows from 10 to
+    Weight decay keeps the residual stream small: without it, its norm grows from 10 to
     1,000 in the first layer, and the words in the media tokens drown.
     """
 
@@ -253,15 +253,15 @@ class Muon:
 
     def __init__(self, parameters, momentum=0.95):
         self.groups = defaultdict(list)
-        for p, share in parameters:
-            self.groups[tuple(p.shape)].append((p, share))
+        for p in parameters:
+            self.groups[tuple(p.shape)].append(p)
         self.momentum = momentum
         self.buffers = {shape: torch.zeros(len(ps), *shape) for shape, ps in self.groups.items()}
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
         for shape, ps in self.groups.items():
-            gradient = torch.stack([p.grad for p, _ in ps])
+            gradient = torch.stack([p.grad for p in ps])
             buffer = self.buffers[shape].lerp_(gradient, 1 - self.momentum)
             x = gradient.lerp(buffer, self.momentum)
             tall = shape[0] > shape[1]
@@ -271,9 +271,9 @@ class Muon:
                 gram = x @ x.mT
                 x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
             x = (x.mT if tall else x).float()
-            for (p, share), update in zip(ps, x, strict=True):
-                p.mul_(1 - self.DECAY * share * rate)
-                p.add_(update, alpha=-rate * share * max(1, shape[0] / shape[1]) ** 0.5)
+            for p, update in zip(ps, x, strict=True):
+                p.mul_(1 - self.DECAY * rate)
+                p.add_(update, alpha=-rate * max(1, shape[0] / shape[1]) ** 0.5)
 
 
 def train(model: TinyAV, cache, seconds: float, log, checkpoint: Path, save, rank: int = 0) -> None:
@@ -283,13 +283,7 @@ def train(model: TinyAV, cache, seconds: float, log, checkpoint: Path, save, ran
     `cache`: features video [n, 128, D] and audio [m, 200, D], sound_labels [m, 100] and `pairs`. Every two minutes the
     whole state goes to `checkpoint` and `save(model)` exports the model.
     """
-    shares = [
-        (p, 0.3 if index < LATE else 1.0)
-        for index, layer in enumerate(model.decoder.model.layers)
-        for p in layer.parameters()
-        if p.dim() == 2
-    ]
-    matrices = [p for p, _ in shares]
+    matrices = [p for _, p in model.decoder.model.layers.named_parameters() if p.dim() == 2]
     ids = {id(p) for p in matrices}
     torch.manual_seed(0)
     head = nn.Linear(WIDTH, 3)
@@ -299,7 +293,7 @@ def train(model: TinyAV, cache, seconds: float, log, checkpoint: Path, save, ran
         for matrix in (layer.self_attn.o_proj, layer.mlp.down_proj):
             nn.init.zeros_(matrix.weight)  # so that growing changes nothing at first
     others = [p for p in (*model.parameters(), *head.parameters()) if p.requires_grad and id(p) not in ids]
-    muon, adam = Muon(shares), torch.optim.AdamW(others, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.0)
+    muon, adam = Muon(matrices), torch.optim.AdamW(others, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.0)
     step, spent = 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=False)  # our own file
@@ -318,11 +312,15 @@ def train(model: TinyAV, cache, seconds: float, log, checkpoint: Path, save, ran
 
     while spent < seconds:
         part = spent / seconds
-        rate = min(1.0, (step + 1) / 30) * min(1.0, (1 - part) / 0.4)
+        rate = min(1.0, (step + 1) / 30) * min(1.0, (1 - part) / 0.35)
         grown = part >= GROW
         shared, own = random.Random(step), random.Random(f"{step} {rank}")
         frames, stride = (3, 8) if part < GROW else shared.choices(((3, 8), (5, 4), (8, 3), (8, 1)), (0.35, 0.25, 0.2, 0.2))[0]
-        masks = {"grown": grown, "no_video": shared.random() < (0.6 if part < 0.75 else 0.35), "no_audio": shared.random() < 0.5}
+        masks = {
+            "grown": grown,
+            "no_video": shared.random() < (1.0 if part < 0.75 else 0.4),
+            "no_audio": shared.random() < 0.7,
+        }
         batch = Batch(own, cache, model.tokenizer, N_ROWS, frames, stride)
         loss, right, weight, target = loss_of(model, batch, head, **masks)
         for p in (*others, *matrices):

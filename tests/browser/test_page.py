@@ -117,7 +117,7 @@ def test_settings_travel_in_a_link(server, browser, clip):
     with opened(browser, server["address"], query="/?method=fastav:start=3,p=35,rule=all,fine=top&question=How+many?") as page:
         expect(page.locator("#question textarea")).to_have_value("How many?")
         page.get_by_text("Pruning settings").click()
-        text = page.get_by_label("As text")
+        text = page.locator("#method textarea, #method input")
         expect(text).to_have_value("fastav:start=3,p=35,rule=all,fine=top,protect=text,seed=0")
         page.get_by_label("number input for Percent per layer (P)").fill("40")
         expect(text).to_have_value(re.compile("start=3,p=40,rule=all,fine=top"))
