@@ -20,15 +20,14 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 @contextmanager
 def serve(folder: Path):
-    """`python app.py` on a free port; (address, seconds until the first page). Without weights, the stub beside this file."""
+    """`python app.py` on a free port; (address, seconds until the first page)."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    program = ROOT / "app.py" if (ROOT / "assets/tiny/model.safetensors").is_file() else Path(__file__).with_name("stub_app.py")
     environment = os.environ | {"GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(folder / "uploads")}
     began = time.monotonic()
     with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen([sys.executable, str(program)], env=environment, stdout=log, stderr=log, cwd=folder)
+        server = subprocess.Popen([sys.executable, str(ROOT / "app.py")], env=environment, stdout=log, stderr=log, cwd=folder)
         try:
             address = f"http://127.0.0.1:{port}"
             yield address, _first_page(server, address, began)
