@@ -48,7 +48,7 @@ class Session:
         self.model_name, self.checkpoint, self.about = adapter.name, adapter.checkpoint, adapter.about
         self.default_method = self.canonical("fastav")
         self._lock = threading.Lock()
-        self._encoded: tuple[str, object] | None = None
+        self._encoded: tuple[str, object, float] | None = None  # of the last clip: sha256, features, seconds
         engine.install(self.model)
 
     def canonical(self, method: str) -> str:
@@ -87,8 +87,7 @@ class Session:
         stop = stop or threading.Event()
         with self._lock:
             request = self._request(clip, question, method)
-            if self.model.device.type == "cuda":
-                self._generate(request, 1)  # warm-up at this length: kernels are chosen per shape
+            self._generate(request, 1)  # warm-up at this length: kernels are chosen, and memory is fetched, per shape
             streamer = _Streamer()
             outcome: list = []
 
@@ -113,7 +112,10 @@ class Session:
             yield self._result(request, outcome[0], fvcore, self._peak(request, outcome[0]) if peak else (None, None))
 
     def compare(self, clip: Clip, question: str, method: str = "fastav", *, fvcore: bool = True, peak: bool = True) -> Comparison:
-        """Vanilla and `method`, one after the other: single runs."""
+        """Vanilla and `method`, one after the other: single runs, each after a warm-up of one token."""
+        with self._lock:
+            for name in ("vanilla", method):
+                self._generate(self._request(clip, question, name), 1)
         return Comparison(*(self.answer(clip, question, m, fvcore=fvcore, peak=peak) for m in ("vanilla", method)))
 
     def measure(
@@ -168,24 +170,22 @@ class Session:
         with self._lock:
             return rollout.calibrate(samples(), model=self.model_name, start=start, keep=keep, statistic=statistic, alpha=alpha)
 
-    def inputs(self, clip: Clip, question: str) -> tuple[Inputs, float | None]:
-        """The prompt of a question and the seconds that encoding the clip took, None when it was encoded before."""
+    def inputs(self, clip: Clip, question: str) -> tuple[Inputs, float]:
+        """The prompt of a question, and the seconds that encoding the clip took, which is done once for all its questions."""
         if not question.strip():
             raise UserError("the question is empty; ask something about the clip")
         if len(question) > MAX_QUESTION_CHARACTERS:
             raise UserError(f"the question has {len(question)} characters; at most {MAX_QUESTION_CHARACTERS} are allowed")
-        seconds = None
         with torch.inference_mode():
             if self._encoded is None or self._encoded[0] != clip.sha256:
                 began = time.perf_counter()
                 features = self.adapter.encode(clip)
                 if self.model.device.type == "cuda":
                     torch.cuda.synchronize()
-                seconds = time.perf_counter() - began
-                self._encoded = (clip.sha256, features)
+                self._encoded = (clip.sha256, features, time.perf_counter() - began)
             inputs = self.adapter.prepare(self._encoded[1], clip, question)
         layout = inputs.layout.with_facts(request_id=f"{clip.sha256}\0{question}")
-        return replace(inputs, layout=layout), seconds
+        return replace(inputs, layout=layout), self._encoded[2]
 
     def _request(self, clip: Clip, question: str, method: str) -> _Request:
         parsed = parse(method, self.n_layers)
@@ -283,7 +283,7 @@ class _Request:
     method: Method
     inputs: Inputs
     lengths: list[int]
-    encode_sec: float | None
+    encode_sec: float
 
 
 @dataclass(frozen=True)

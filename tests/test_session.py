@@ -83,7 +83,7 @@ def test_pruned_record_counts_by_hand(session):
 def test_the_clip_is_encoded_once_for_both_answers(session):
     comparison = session.compare(make_clip(), "What?", peak=False)
     assert session.adapter.n_encoded == 1
-    assert comparison.vanilla.encode_sec > 0 and comparison.pruned.encode_sec is None
+    assert comparison.vanilla.encode_sec == comparison.pruned.encode_sec > 0
     session.answer(make_clip(n=5), "What?")
     assert session.adapter.n_encoded == 2
 
