@@ -1,11 +1,13 @@
 """The web demo: `python app.py`, then http://localhost:7860. One clip, one question, two answers side by side.
 
+`python app.py --model videollama2.1-av --checkpoint DIR` begins with another model; `--help` lists what can be set.
 Layout and wiring only; the work is done by fastav.session, the drawing by fastav.plots. Neither torch nor transformers is
 imported here: the page comes first, the model is loaded in a thread behind it.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 import html
 import mimetypes
@@ -20,6 +22,7 @@ import gradio as gr  # noqa: E402  after the switch above, which it reads at imp
 
 from fastav import methods, models, plots  # noqa: E402
 from fastav.errors import UserError  # noqa: E402
+from fastav.models import arguments  # noqa: E402
 from fastav.result import Comparison  # noqa: E402
 
 try:  # ZeroGPU lends its GPU to functions marked like this; elsewhere the package is missing or does nothing
@@ -33,7 +36,10 @@ except ImportError:
 
 
 ASSETS = Path(__file__).parent / "assets"
-DEFAULT_MODEL = "tiny"
+_PARSER = argparse.ArgumentParser(prog="python app.py", description="Serve the page.")
+arguments.add(_PARSER)
+GIVEN = _PARSER.parse_args(None if __name__ == "__main__" else [])  # a server that imports the page has arguments of its own
+DEFAULT_MODEL = GIVEN.model
 MAX_QUESTION = 500  # characters
 NO_WORDS = "(the model ended its answer without a word)"
 CLIPS = sorted(str(path) for path in (ASSETS / "examples").glob("*.*") if path.suffix in (".mp4", ".webm", ".wav", ".mp3"))
@@ -71,15 +77,18 @@ class Sessions:
         self._session = None
 
     def get(self, name: str):
-        """The session of model `name`, loaded when it is first asked for. Raises UserError when it cannot be."""
-        if name not in models.names():
-            raise UserError(f"unknown model {name!r}; allowed: {', '.join(models.names())}")
+        """The session of model `name`, loaded when it is first asked for. Raises UserError when it cannot be.
+
+        Checkpoint, device and the like are those of the command line for its model, and the usual ones for any other.
+        """
+        models.check_name(name)
         with self._lock:
             if self._session is None or self._session.model_name != name:
                 from fastav import session
 
                 self._session = None  # its memory goes before the next model comes
-                self._session = session.load(name)
+                own = name == GIVEN.model
+                self._session = session.load(name, GIVEN.checkpoint if own else None, **(arguments.options(GIVEN) if own else {}))
             return self._session
 
     def preload(self) -> None:
@@ -112,7 +121,7 @@ def toasts(handler):
     return run
 
 
-def checked(file: str | None, question: str | None, model: str, start: float, p: float, rule: str, fine: str):
+def checked(file: str | None, question: str | None, model: str, *setting):
     """(session, clip, question, method) of one request, after every check that a browser or an API client could have skipped."""
     question = (question or "").strip()
     if not file:
@@ -122,13 +131,14 @@ def checked(file: str | None, question: str | None, model: str, start: float, p:
     if len(question) > MAX_QUESTION:
         raise UserError(f"The question has {len(question)} characters; at most {MAX_QUESTION} are allowed.")
     session = sessions.get(model)
-    method = str(methods.parse(method_text(start, p, rule, fine), session.n_layers))
+    method = str(methods.parse(method_text(*setting), session.n_layers))
     return session, read(model, file), question, method
 
 
-def method_text(start: float, p: float, rule: str, fine: str) -> str:
+def method_text(start: float, p: float, rule: str, fine: str, trim: bool = False) -> str:
     """The settings as the text form that the command line and the share link use. Raises UserError for impossible ones."""
-    return str(methods.FastAV(start=int(start), p=int(p), rule=rule, fine=fine))
+    method = methods.FastAV(start=int(start), p=int(p), rule=rule, fine=fine)
+    return str(methods.Trim(method) if trim else method)
 
 
 def status(text: str) -> str:
@@ -183,7 +193,7 @@ def preview(file: str | None, model: str) -> Iterator[dict | None]:
 
 @gpu
 @toasts
-def compare(file, question: str, model: str, start: float, p: float, rule: str, fine: str) -> Iterator[dict]:
+def compare(file, question: str, model: str, start: float, p: float, rule: str, fine: str, trim: bool = False) -> Iterator[dict]:
     """Stream the vanilla answer, then the pruned one, then the figures.
 
     Closing the generator, which is what Stop does, ends the run at the next token.
@@ -192,7 +202,7 @@ def compare(file, question: str, model: str, start: float, p: float, rule: str, 
     boxes = {vanilla_box: gr.update(value="", label="Vanilla"), pruned_box: gr.update(value="", label="FastAV")}
     yield boxes | {headline_box: status("Reading the clip (1 of 3)"), results: gr.update(visible=False)}
     try:
-        session, clip, question, method = checked(file, question, model, start, p, rule, fine)
+        session, clip, question, method = checked(file, question, model, start, p, rule, fine, trim)
         finished = []
         for step, box, name, text in ((2, vanilla_box, "Vanilla", "vanilla"), (3, pruned_box, "FastAV", method)):
             now = {headline_box: status(f"{name} is answering ({step} of 3)")}
@@ -212,11 +222,11 @@ def compare(file, question: str, model: str, start: float, p: float, rule: str, 
 
 @gpu
 @toasts
-def measure(file, question: str, model: str, start: float, p: float, rule: str, fine: str) -> Iterator[dict]:
+def measure(file, question: str, model: str, start: float, p: float, rule: str, fine: str, trim: bool = False) -> Iterator[dict]:
     """The same comparison with timings to rely on: medians of interleaved repeats."""
     yield {headline_box: status("Measuring: both ways in turn, five times each. This takes longer than a single run.")}
     try:
-        session, clip, question, method = checked(file, question, model, start, p, rule, fine)
+        session, clip, question, method = checked(file, question, model, start, p, rule, fine, trim)
         yield shown(session.measure(clip, question, method), clip)
     except UserError as error:
         yield {headline_box: problem(error)}
@@ -230,13 +240,16 @@ def fit(model: str, method: str | None = None) -> dict:
     """
     session = sessions.get(model)
     chosen = methods.parse(method or session.default_method, session.n_layers)
+    trim = isinstance(chosen, methods.Trim)
+    chosen = chosen.inner if trim else chosen
     if not isinstance(chosen, methods.FastAV) or not 0 <= chosen.p <= 90:
-        raise UserError(f"the link asks for {method!r}; the page can show fastav with p from 0 to 90")
+        raise UserError(f"the link asks for {method!r}; the page can show fastav and trim+fastav with p from 0 to 90")
     plain = methods.FastAV(start=chosen.start, p=chosen.p, rule=chosen.rule, fine=chosen.fine)
     if method and chosen != plain:
         raise UserError(f"the link asks for {method!r}; of its settings the page has start, p, rule and fine")
     return {
-        method_box: str(plain),
+        method_box: str(methods.Trim(plain) if trim else plain),
+        trim_box: trim,
         start_box: gr.update(maximum=session.n_layers - 1, value=chosen.start),
         p_box: chosen.p,
         rule_box: chosen.rule,
@@ -246,8 +259,8 @@ def fit(model: str, method: str | None = None) -> dict:
 
 
 @toasts
-def describe(start: float, p: float, rule: str, fine: str) -> Iterator[str]:
-    yield method_text(start, p, rule, fine)
+def describe(*setting) -> Iterator[str]:
+    yield method_text(*setting)
 
 
 @toasts
@@ -316,6 +329,7 @@ with gr.Blocks(title="FastAV", delete_cache=(600, 3600), analytics_enabled=False
                     # 4 of 8 layers is FastAV-tiny; `fit` sets the limits of the model at hand.
                     start_box = gr.Slider(1, 7, value=4, step=1, label="Start layer", min_width=220, buttons=[])
                     p_box = gr.Slider(0, 90, value=20, step=1, label="Percent per layer (P)", min_width=220, buttons=[])
+                trim_box = gr.Checkbox(label="Before the decoder: leave out encoded audio padding (trim)")
                 method_box = gr.Textbox(
                     method_text(4, 20, "model", "low"), label="As text", interactive=False, buttons=["copy"], elem_id="method"
                 )
@@ -332,7 +346,7 @@ with gr.Blocks(title="FastAV", delete_cache=(600, 3600), analytics_enabled=False
         with gr.Column(scale=2, min_width=300):
             table_box = gr.HTML("", elem_id="figures")
 
-    settings = [start_box, p_box, rule_box, fine_box]
+    settings = [start_box, p_box, rule_box, fine_box, trim_box]
     inputs = [file_box, question_box, model_box, *settings]
     outputs = [vanilla_box, pruned_box, headline_box, results, map_box, table_box]
     one_at_a_time = {"concurrency_id": "device", "concurrency_limit": 1, "show_progress_on": headline_box}

@@ -25,7 +25,7 @@ def run(session, dataset: Dataset, questions: Sequence[Question], methods: Seque
     question of each clip has it.
     """
     counted = {method for (_, method), r in store.records.items() if r.get("result", {}).get("flops_fvcore")}
-    everywhere = session.model.device.type == "cuda"
+    everywhere = session.device.type == "cuda"
     todo = {(q.key, method) for q in questions for method in methods if "result" not in store.records.get((q.key, method), {})}
     total = len(questions) * len(methods)
     with tqdm(total=total, initial=total - len(todo), unit="answer", desc=dataset.name) as bar:

@@ -21,6 +21,7 @@ from eval import benchmarks, loop, report, summary
 from eval.store import Store
 from fastav import methods, models
 from fastav.errors import UserError
+from fastav.models import arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,19 +39,13 @@ def parser() -> argparse.ArgumentParser:
         "--data-root", type=Path, metavar="DIR", help="folder of clips and annotations (default: built-in mini set)"
     )
     what.add_argument("--limit", type=int, metavar="N", help="only the first N questions (default: all)")
-    who = p.add_argument_group("who")
-    who.add_argument("--model", default="tiny", metavar="NAME", help=f"one of {', '.join(models.names())} (default: tiny)")
-    who.add_argument("--checkpoint", metavar="PATH", help="folder or hub id of the weights (default: the model's own)")
-    who.add_argument(
+    what.add_argument(
         "--method",
         action="append",
         metavar="TEXT",
         help='pruning method beside vanilla, e.g. "fastav:p=30"; may be repeated (default: fastav)',
     )
-    how = p.add_argument_group("how")
-    how.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
-    how.add_argument("--dtype", metavar="NAME", help="float32, bfloat16, ... (default: the model's own on that device)")
-    how.add_argument("--attn", metavar="NAME", help="sdpa, eager, flash_attention_2 (default: the model's own)")
+    arguments.add(p)
     where = p.add_argument_group("where to")
     where.add_argument("--output", type=Path, metavar="DIR", help="folder of the results (default: eval/runs/<bench>-<model>)")
     where.add_argument("--fresh", action="store_true", help="start over; earlier records are moved aside, not deleted")
@@ -77,14 +72,13 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit must be at least 1, got {args.limit}")
     questions = dataset.questions[: args.limit]
-    if args.model not in models.names():
-        raise UserError(f"unknown model {args.model!r}; allowed: {', '.join(models.names())}")
+    models.check_name(args.model)
     typed = list(dict.fromkeys(["vanilla", *(args.method or ["fastav"])]))
     for text in typed:
         methods.parse(text)
     output = args.output or ROOT / "eval" / "runs" / f"{dataset.name}-{args.model}"
     asked = {"benchmark": dataset.name, "annotations_sha256": dataset.annotations_sha256, "model": args.model, "methods": typed}
-    asked |= {name: getattr(args, name) or "default" for name in ("checkpoint", "device", "dtype", "attn")}
+    asked |= {name: getattr(args, name) or "default" for name in ("checkpoint", "revision", "device", "dtype", "attn")}
 
     with Store(output, args.fresh) as store:
         store.check(asked)
@@ -92,7 +86,7 @@ def evaluate(args: argparse.Namespace) -> None:
             # torch takes seconds to import: only now, when the arguments are known to be good
             from fastav.session import load
 
-            session = load(args.model, args.checkpoint, device=args.device, dtype=args.dtype, attn=args.attn)
+            session = load(args.model, args.checkpoint, **arguments.options(args))
             store.begin(
                 {
                     **asked,

@@ -1,8 +1,9 @@
-"""Ask a clip a question, once without and once with pruning; or calibrate the pruning rule of a model.
+"""Ask a clip a question, once without and once with pruning; calibrate the pruning rule of a model; check a checkpoint.
 
     python -m fastav clip.mp4 "Is the bell making sound in the audio?"
     python -m fastav clip.mp4 "What color is the car?" --method fastav:p=30,rule=random --json
     python -m fastav calibrate --clips 100 --output plan.json
+    python -m fastav check --model videollama2.1-av --checkpoint DIR
 
 Answers and figures go to stdout (with --json: the record alone), progress to stderr. A problem you can fix is one line
 on stderr and exit code 2.
@@ -16,14 +17,17 @@ import sys
 from pathlib import Path
 
 from fastav.errors import UserError
+from fastav.models import arguments
 
 
-def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        if arguments[:1] == ["calibrate"]:
-            return calibrate(_calibrate_parser().parse_args(arguments[1:]))
-        return ask(_ask_parser().parse_args(arguments))
+        if argv[:1] == ["calibrate"]:
+            return calibrate(_calibrate_parser().parse_args(argv[1:]))
+        if argv[:1] == ["check"]:
+            return check(_check_parser().parse_args(argv[1:]))
+        return ask(_ask_parser().parse_args(argv))
     except UserError as error:
         print(f"fastav: {error}", file=sys.stderr)
         return 2
@@ -34,8 +38,7 @@ def ask(options: argparse.Namespace) -> int:
     from fastav import methods, models
 
     methods.parse(options.method)  # names are checked before anything heavy is loaded
-    if options.model not in models.names():
-        raise UserError(f"unknown model {options.model!r}; allowed: {', '.join(models.names())}")
+    models.check_name(options.model)
     if not Path(options.clip).is_file():
         raise UserError(f"{options.clip}: no such file; give a video or audio file")
     session = _load(options)
@@ -75,11 +78,27 @@ def calibrate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _load(options):
-    from fastav import session
+def check(options: argparse.Namespace) -> int:
+    """Compare a checkpoint with what its adapter expects and run one clip through it. Exit code 1 where something differs."""
+    from fastav.check import check
 
+    passed = True
+    for line in check(options.model, options.checkpoint, **arguments.options(options)):
+        print(line, flush=True)
+        passed = passed and line.passed is not False
+    return 0 if passed else 1
+
+
+def _load(options):
+    from fastav import models, session
+
+    if hasattr(models.home(options.model), "HUB_ID"):
+        from fastav.models.estimate import estimate
+
+        given = {name: value for name, value in arguments.options(options).items() if name in ("revision", "device", "dtype")}
+        _progress(f"{options.model}: {estimate(options.model, options.checkpoint, **given)}")
     _progress(f"loading {options.model}")
-    return session.load(options.model, options.checkpoint, device=options.device, dtype=options.dtype, attn=options.attn)
+    return session.load(options.model, options.checkpoint, **arguments.options(options))
 
 
 def _progress(text: str) -> None:
@@ -98,7 +117,7 @@ def _ask_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print the record as one JSON document instead of text")
     parser.add_argument("--measure", action="store_true", help="medians of interleaved repeats instead of single runs")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="repeats of --measure, at least 5 (default: 5)")
-    _model_options(parser)
+    arguments.add(parser)
     return parser
 
 
@@ -116,17 +135,14 @@ def _calibrate_parser() -> argparse.ArgumentParser:
         help="visible-column, column or last-row (default: visible-column)",
     )
     parser.add_argument("--output", default="plan.json", metavar="FILE", help="where the plan goes (default: plan.json)")
-    _model_options(parser)
+    arguments.add(parser)
     return parser
 
 
-def _model_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model")
-    group.add_argument("--model", default="tiny", metavar="NAME", help="model name (default: tiny, the built-in one)")
-    group.add_argument("--checkpoint", metavar="PATH", help="folder or hub id of the weights (default: the model's own)")
-    group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
-    group.add_argument("--dtype", metavar="NAME", help="float32, bfloat16 or float16 (default: bfloat16 on CUDA, float32 on CPU)")
-    group.add_argument("--attn", metavar="NAME", help="sdpa, eager or flash_attention_2 (default: sdpa)")
+def _check_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m fastav check", description=check.__doc__)
+    arguments.add(parser)
+    return parser
 
 
 if __name__ == "__main__":

@@ -105,6 +105,11 @@ class TokenLayout:
         """The same layout with rule_keep, influence or request_id filled in."""
         return replace(self, **facts)
 
+    def subset(self, keep: np.ndarray) -> TokenLayout:
+        """The layout of a shorter prompt that holds the positions in `keep` (bool [N]) alone, renumbered from 0."""
+        arrays = {name: value[keep] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return replace(self, **arrays)
+
     def runs(self) -> list[list]:
         """The layout as [kind, frame, count] runs: short enough for a record, enough to draw it."""
         runs: list[list] = []

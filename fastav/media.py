@@ -76,16 +76,20 @@ class uniform:  # noqa: N801  (called like the functions that other samplers are
 Sampler = Callable[[int, float, float], Sequence[int]]
 
 
-def read_clip(path, sampler: Sampler = uniform(8), *, size=None, channels: str = "mean", rate: int = AUDIO_RATE) -> Clip:
+def read_clip(
+    path, sampler: Sampler = uniform(8), *, size=None, resize=None, channels: str = "mean", rate: int = AUDIO_RATE
+) -> Clip:
     """Decode the frames that `sampler` picks and the whole sound of a video or audio file.
 
     size: (w, h) that frames are scaled to while being converted; None keeps the video's own.
-    channels: "mean" mixes all channels into one, "first" takes the first alone.
+    resize: uint8 [h, w, 3] -> uint8 [h', w', 3], for a model with a resampler of its own; large frames are not kept.
+    channels: "mean" mixes all channels into one, "first" takes the first alone, "first-without-video" the first of a
+    sound file and the mean of a video's sound.
     rate: samples per second that the sound is resampled to.
     What a cut file still holds is used, and `notes` say so. Raises UserError when nothing can be decoded.
     """
-    if channels not in ("mean", "first"):
-        raise ValueError(f'channels must be "mean" or "first", got {channels!r}')
+    if channels not in ("mean", "first", "first-without-video"):
+        raise ValueError(f'channels must be "mean", "first" or "first-without-video", got {channels!r}')
     path = Path(path)
     sha256 = _sha256(path)
 
@@ -94,7 +98,9 @@ def read_clip(path, sampler: Sampler = uniform(8), *, size=None, channels: str =
     notes: list[str] = []
     try:
         with decode.open_container(path) as container:
-            frames, times_sec, timeline = _read_frames(container, sampler, size, notes)
+            frames, times_sec, timeline = _read_frames(container, sampler, size, resize, notes)
+        if channels == "first-without-video":
+            channels = "first" if timeline is None else "mean"
         # Opened anew: only from the very start do decoders know how much priming to leave out.
         with decode.open_container(path) as container:
             sound = _read_sound(path, container, timeline, rate, channels, notes)
@@ -121,7 +127,7 @@ def read_clip(path, sampler: Sampler = uniform(8), *, size=None, channels: str =
     )
 
 
-def _read_frames(container, sampler: Sampler, size, notes: list[str]):
+def _read_frames(container, sampler: Sampler, size, resize, notes: list[str]):
     """(uint8 [F, h, w, 3], float64 [F] seconds, timeline); (empty, empty, None) when none can be decoded."""
     from fastav import decode
 
@@ -148,6 +154,7 @@ def _read_frames(container, sampler: Sampler, size, notes: list[str]):
     distinct = np.unique(wanted)
     found = decode.frames_at(container, stream, timeline, distinct, size)
     for index, (found_index, picture) in zip(distinct, found, strict=False):  # all or none are found
+        picture = resize(picture) if resize else picture
         if frames is None:
             frames = np.empty((len(wanted), *picture.shape), np.uint8)
         frames[wanted == index] = picture

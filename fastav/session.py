@@ -21,8 +21,9 @@ from transformers.generation.streamers import BaseStreamer
 from fastav import engine, media, rollout
 from fastav.cost import Clock, fvcore_flops, gqa_flops, kv_bytes, paper_flops, peak_memory
 from fastav.errors import UserError
+from fastav.layout import TokenLayout
 from fastav.media import Clip
-from fastav.methods import Method, Vanilla, lengths, parse
+from fastav.methods import Method, Trim, Vanilla, lengths, parse
 from fastav.models import load_model
 from fastav.models.adapter import Adapter, Inputs
 from fastav.plan import Plan
@@ -32,9 +33,9 @@ MAX_QUESTION_CHARACTERS = 2000
 MIN_GAPS = 8  # time per token is an average over at least this many gaps, otherwise noise
 
 
-def load(name: str = "tiny", checkpoint: str | None = None, device=None, dtype=None, attn: str | None = None) -> Session:
-    """A session of model `name`. Raises UserError for an unknown name, missing weights or an impossible device."""
-    return Session(load_model(name, checkpoint, device=device, dtype=dtype, attn=attn))
+def load(name: str = "tiny", checkpoint: str | None = None, **options) -> Session:
+    """A session of model `name`; checkpoint, revision, device, dtype, device_map, attn and errors as in models.load_model."""
+    return Session(load_model(name, checkpoint, **options))
 
 
 class Session:
@@ -46,6 +47,9 @@ class Session:
         self.config = adapter.model.config.get_text_config(decoder=True)
         self.n_layers = self.config.num_hidden_layers
         self.model_name, self.checkpoint, self.about = adapter.name, adapter.checkpoint, adapter.about
+        # Weights kept on disk are on the meta device between uses; whatever is not meta tells device and dtype.
+        there = next(p for p in self.model.parameters() if not p.is_meta)
+        self.device, self.dtype = there.device, there.dtype
         self.default_method = self.canonical("fastav")
         self._lock = threading.Lock()
         self._encoded: tuple[str, object, float] | None = None  # of the last clip: sha256, features, seconds
@@ -180,7 +184,7 @@ class Session:
             if self._encoded is None or self._encoded[0] != clip.sha256:
                 began = time.perf_counter()
                 features = self.adapter.encode(clip)
-                if self.model.device.type == "cuda":
+                if self.device.type == "cuda":
                     torch.cuda.synchronize()
                 self._encoded = (clip.sha256, features, time.perf_counter() - began)
             inputs = self.adapter.prepare(self._encoded[1], clip, question)
@@ -190,12 +194,16 @@ class Session:
     def _request(self, clip: Clip, question: str, method: str) -> _Request:
         parsed = parse(method, self.n_layers)
         inputs, encode_sec = self.inputs(clip, question)
-        return _Request(clip, question, parsed, inputs, lengths(parsed, inputs.layout, self.n_layers), encode_sec)
+        layout, entered = inputs.layout, np.arange(len(inputs.layout))
+        if isinstance(parsed, Trim):
+            inputs, entered = inputs.subset(parsed.trimmed(layout))
+        sizes = lengths(parsed, inputs.layout, self.n_layers)
+        return _Request(clip, question, parsed, layout, entered, inputs, sizes, encode_sec)
 
     @torch.inference_mode()
     def _generate(self, request: _Request, n_new_tokens: int, *, forced=False, streamer=None, stop=None) -> _Run:
         embeds = request.inputs.embeds
-        if isinstance(request.method, Vanilla):
+        if request.unpruned:
             cache = DynamicCache(config=self.model.config)
         else:
             cache = engine.PrunedCache(self.model.config, request.inputs.layout, request.method)
@@ -218,20 +226,19 @@ class Session:
         )[0].tolist()
         seconds = clock.seconds()
         total = torch.cuda.max_memory_allocated() if embeds.device.type == "cuda" else None
-        kept = None if isinstance(request.method, Vanilla) else cache.kept()
+        kept = None if request.unpruned else cache.kept()
         return _Run(ids, seconds, kv_bytes(cache, request.lengths), kept, None if total is None else (total - before, total))
 
     def _peak(self, request: _Request, run: _Run) -> tuple[int | None, int | None]:
         if run.peak is not None:
             return run.peak
-        return peak_memory(lambda: self._generate(request, 1), self.model.device)
+        return peak_memory(lambda: self._generate(request, 1), self.device)
 
     def _result(self, request: _Request, run: _Run, fvcore: bool, peak: tuple[int | None, int | None]) -> Result:
-        clip, layout, sizes = request.clip, request.inputs.layout, request.lengths
+        clip, layout, sizes = request.clip, request.layout, request.lengths
         full = [len(layout)] * self.n_layers
-        seen = np.full(len(layout), self.n_layers)
-        if run.kept is not None:
-            seen = np.bincount(np.concatenate([np.array(k) for k in run.kept]), minlength=len(layout))
+        kept = run.kept or [range(len(request.entered))] * self.n_layers
+        seen = np.bincount(np.concatenate([request.entered[list(k)] for k in kept]), minlength=len(layout))
         notes = list(clip.notes)
         if layout.single_stream:
             stream = "audio" if layout.count()["audio"] else "video"
@@ -267,8 +274,8 @@ class Session:
             kv_bytes=run.kv_bytes,
             peak_bytes=peak[0],
             total_bytes=peak[1],
-            device=_device_name(self.model.device),
-            dtype=str(self.model.dtype).removeprefix("torch."),
+            device=_device_name(self.device),
+            dtype=str(self.dtype).removeprefix("torch."),
             attn=self.model.config._attn_implementation,
             versions={name: version(name) for name in ("torch", "transformers")} | {"python": platform.python_version()},
         )
@@ -276,14 +283,25 @@ class Session:
 
 @dataclass(frozen=True)
 class _Request:
-    """A question about a clip by one method; lengths [L] are its planned tokens per layer."""
+    """A question about a clip by one method.
+
+    layout [N] is the whole prompt's; entered: the positions of it that enter the decoder, which `inputs` holds; lengths [L]:
+    planned tokens per layer.
+    """
 
     clip: Clip
     question: str
     method: Method
+    layout: TokenLayout
+    entered: np.ndarray
     inputs: Inputs
     lengths: list[int]
     encode_sec: float
+
+    @property
+    def unpruned(self) -> bool:
+        """True when the decoder is the stock path."""
+        return isinstance(self.method.inner if isinstance(self.method, Trim) else self.method, Vanilla)
 
 
 @dataclass(frozen=True)

@@ -158,6 +158,29 @@ def test_a_share_link_fills_the_page(session):
     assert page[app.method_box] == method + ",protect=text,seed=0"
 
 
+def test_trim_is_a_setting_that_runs_and_travels_in_the_link(session):
+    page = restored(method="trim+fastav:start=3,p=35")
+    assert page[app.trim_box] is True and page[app.method_box].startswith("trim+fastav:start=3,p=35,rule=model")
+    list(app.compare("bell.mp4", "What?", *SETTINGS, True))
+    assert session.asked[-1] == ("What?", "trim+" + TEXT)
+    assert restored()[app.trim_box] is False
+
+
+def test_a_model_and_its_checkpoint_come_from_the_command_line(monkeypatch):
+    """The given checkpoint is for the given model alone."""
+    asked = []
+    monkeypatch.setattr("fastav.session.load", lambda *a, **k: asked.append((a, k)) or SimpleNamespace(model_name=a[0]))
+    monkeypatch.setattr(
+        app, "GIVEN", app._PARSER.parse_args(["--model", "video-salmonn-2", "--checkpoint", "x", "--dtype", "float32"])
+    )
+    sessions = app.Sessions()
+    sessions.get("video-salmonn-2")
+    sessions.get("tiny")
+    (first, options), second = asked
+    assert first == ("video-salmonn-2", "x") and options["dtype"] == "float32"
+    assert second == (("tiny", None), {})
+
+
 def test_a_bare_address_gives_the_models_default(session):
     page = restored()
     assert page[app.method_box] == TEXT and page[app.about_box] == session.about and app.question_box not in page

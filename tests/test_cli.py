@@ -70,7 +70,10 @@ def test_one_stream_is_answered_and_said(clips, capsys):
         (["both.mp4", " "], "question is empty"),
         (["both.mp4", QUESTION, "--method", "fast"], "unknown method 'fast'; allowed: fastav, vanilla"),
         (["both.mp4", QUESTION, "--method", "fastav:start=8"], "start must be from 1 to 7"),
-        (["both.mp4", QUESTION, "--model", "gpt"], "unknown model 'gpt'; allowed: tiny"),
+        (
+            ["both.mp4", QUESTION, "--model", "gpt"],
+            "unknown model 'gpt'; allowed: qwen2.5-omni, tiny, video",
+        ),
         (["both.mp4", QUESTION, "--checkpoint", "/nowhere"], "has no model.safetensors"),
         (["both.mp4", QUESTION, "--device", "cuda:9"], "cuda:9"),
         (["both.mp4", QUESTION, "--attn", "magic"], "unknown attention 'magic'"),

@@ -38,7 +38,7 @@ class StubSession:
     checkpoint: str = "stub-weights"
     delay_sec: float = 0.0
     model_name: str = "tiny"
-    model = SimpleNamespace(device=SimpleNamespace(type="cpu"))
+    device = SimpleNamespace(type="cpu")
 
     def __post_init__(self):
         self.calls, self.n_reads = [], 0

@@ -23,6 +23,7 @@ LAYERS = (
     ("fastav.tiny",),
     ("fastav.models",),
     ("fastav.session", "fastav.plots"),
+    ("fastav.check",),
     ("app", "eval", "fastav.__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -4,9 +4,11 @@ import re
 
 import numpy as np
 import pytest
+from transformers import Qwen2Config
 
+from fastav.cost import paper_flops
 from fastav.errors import UserError
-from fastav.layout import TokenLayout, first_audio
+from fastav.layout import TokenLayout, first_audio, first_frames
 from fastav.methods import FastAV, Vanilla, lengths, parse
 from fastav.plan import Plan
 
@@ -128,3 +130,47 @@ def test_text_form_round_trips():
 def test_informative_without_a_curve_says_how_to_get_one(layout):
     with pytest.raises(UserError, match="python -m fastav calibrate"):
         FastAV(rule="low-informative").cuts(layout, 6)
+
+
+@pytest.mark.parametrize(
+    "layout, rule, percent",
+    [
+        (TokenLayout.of(("text", 14), ("video", 676, 4), ("audio", 1496, 800), ("text", 20)), lambda t: first_audio(t, 10), 39),
+        (
+            # 10 s: 60 audio tokens in 10 frames, of which 20 hold sound: all of frames 0-2 and two of frame 3.
+            TokenLayout.of(
+                ("text", 14),
+                *(part for i in range(10) for part in (("video", 182, 1), ("audio", 6, min(max(20 - 6 * i, 0), 6)))),
+                ("text", 16),
+            ),
+            lambda t: first_frames(t, 4),
+            56,
+        ),
+    ],
+    ids=["VideoLLaMA2", "video-SALMONN 2"],
+)
+def test_trim_reaches_the_designs_flops_on_a_10_s_clip(layout, rule, percent):
+    """The paper's formula on the 7B decoder's lengths; the whole prompt through all layers = 100."""
+    config = Qwen2Config(hidden_size=3584, intermediate_size=18944, num_hidden_layers=28)
+    method = parse("trim+fastav", 28)
+    layout = layout.with_facts(rule_keep=rule(layout))
+    sizes = lengths(method, layout.subset(method.trimmed(layout)), 28)
+    assert sizes[0] == len(layout) - layout.padding.sum()
+    assert round(100 * paper_flops(sizes, config) / paper_flops([len(layout)] * 28, config)) == percent
+
+
+def test_trim_leaves_out_padding_alone_and_says_so_where_it_cannot():
+    layout = TokenLayout.of(("text", 3), ("video", 4, 2), ("audio", 5, 2), ("text", 2))
+    method = parse("trim+fastav:p=0,rule=all", 4)
+    assert (
+        str(method).startswith("trim+fastav:start=2,p=0,rule=all") and str(parse("trim")) == str(parse("trim+vanilla")) == "trim"
+    )
+    keep = method.trimmed(layout)
+    assert np.flatnonzero(~keep).tolist() == [9, 10, 11]
+    shorter = layout.subset(keep)
+    assert shorter.runs() == [["text", -1, 3], ["video", 0, 2], ["video", 1, 2], ["audio", -1, 2], ["text", -1, 2]]
+    assert lengths(method, shorter, 4) == [11] * 4
+    with pytest.raises(UserError, match="needs a prompt without its 3 padding tokens"):
+        lengths(method, layout, 4)
+    with pytest.raises(UserError, match="unknown method 'fastv'.*trim or trim.METHOD"):
+        parse("trim+fastv")

@@ -11,9 +11,12 @@ import pytest
 import torch
 from conftest import random_qwen2
 
+from fastav.cost import gqa_flops
+from fastav.engine import PrunedCache
 from fastav.errors import UserError
 from fastav.layout import TokenLayout, first_audio
 from fastav.media import clip_from_arrays
+from fastav.methods import FastAV
 from fastav.models.adapter import Inputs
 from fastav.result import Comparison, Result
 from fastav.session import Session
@@ -33,8 +36,10 @@ class StubAdapter:
         self.n_encoded += 1
         return torch.randn(66, 48, generator=torch.Generator().manual_seed(len(clip.frames)))
 
+    n_sounding = 30
+
     def prepare(self, features, clip, question):
-        audio = [("audio", 30)] if clip.has_audio else []
+        audio = [("audio", 30, self.n_sounding)] if clip.has_audio else []
         layout = TokenLayout.of(("text", 5), ("video", 24, 4), *audio, ("text", 7))
         return Inputs(features[None, : len(layout)], layout.with_facts(rule_keep=first_audio(layout, 5)))
 
@@ -152,6 +157,33 @@ def test_a_clip_without_sound_is_single_stream_and_says_so(session):
     result = session.answer(make_clip(audio=False), "What?")
     assert result.lengths == (36, 36, 36, 36, 32, 28)
     assert not result.has_audio and "video only: single-stream mode" in result.notes[-1]
+
+
+@pytest.mark.parametrize("inner", ["", "+fastav:p=30"])
+def test_trim_is_the_prompt_without_its_padding(session, inner):
+    """Oracle: stock generate, or a PrunedCache of its own, on embeddings whose 18 padding rows were deleted by hand."""
+    session.adapter.n_sounding = 12
+    result = session.answer(make_clip(), "What?", "trim" + inner)
+    embeds = torch.cat([session.adapter.encode(make_clip())[:41], session.adapter.encode(make_clip())[59:]])[None]
+    layout = TokenLayout.of(("text", 5), ("video", 24, 4), ("audio", 12), ("text", 7))
+    layout = layout.with_facts(rule_keep=first_audio(layout, 5))
+    cache = PrunedCache(session.model.config, layout, FastAV(p=30)) if inner else None
+    ids = session.model.generate(inputs_embeds=embeds, past_key_values=cache, max_new_tokens=12, do_sample=False)
+    assert result.answer == session.adapter.decode(ids[0].tolist())
+    # The trace speaks of the whole prompt: padding (41..58) was seen by no layer, the later text by all 6.
+    assert result.tokens_before == {"text": 12, "video": 24, "audio": 30}
+    assert result.layers_seen[41:59] == (0,) * 18 and result.layers_seen[59:] == (6,) * 7
+    assert result.lengths[:3] == (48, 48, 48)
+    by_hand = cache.lengths if inner else [48] * 6
+    assert list(result.lengths) == by_hand and sum(result.layers_seen) == sum(by_hand)
+    assert result.flops_relative_percent == pytest.approx(
+        100 * gqa_flops(by_hand, session.config) / gqa_flops([66] * 6, session.config)
+    )
+
+
+def test_trim_of_a_prompt_without_padding_is_the_method_alone(session):
+    trimmed, plain = (session.answer(make_clip(), "What?", m) for m in ("trim+fastav", "fastav"))
+    assert trimmed.answer == plain.answer and trimmed.layers_seen == plain.layers_seen
 
 
 def test_bad_questions_and_methods_are_named(session):

@@ -7,22 +7,27 @@ from dataclasses import fields, replace
 from fastav.errors import UserError
 from fastav.methods.cut import Cut, Method, lengths
 from fastav.methods.fastav import FastAV
+from fastav.methods.trim import Trim
 from fastav.methods.vanilla import Vanilla
 
 METHODS = {"fastav": FastAV, "vanilla": Vanilla}
 
-__all__ = ["METHODS", "Cut", "FastAV", "Method", "Vanilla", "lengths", "parse"]
+__all__ = ["METHODS", "Cut", "FastAV", "Method", "Trim", "Vanilla", "lengths", "parse"]
 
 
 def parse(text: str, n_layers: int | None = None) -> Method:
-    """The method that `text` names, e.g. "vanilla", "fastav" or "fastav:p=30,rule=first(750)".
+    """The method that `text` names, e.g. "vanilla", "fastav", "fastav:p=30,rule=first(750)", "trim" or "trim+fastav:p=30".
 
     With `n_layers`, a missing start becomes the middle layer and one outside the model is refused.
     Raises UserError for an unknown name, setting or value, listing what is allowed.
     """
+    first, _, rest = text.strip().partition("+")
+    if first == "trim":
+        return Trim(parse(rest or "vanilla", n_layers))
     name, _, settings = text.strip().partition(":")
     if name not in METHODS:
-        raise UserError(f"unknown method {name!r}; allowed: {', '.join(sorted(METHODS))}")
+        names = ", ".join(sorted(METHODS))
+        raise UserError(f"unknown method {name!r}; allowed: {names}, and trim or trim+METHOD")
     allowed = {f.name: f for f in fields(METHODS[name])}
     values = {}
     for item in filter(None, (part.strip() for part in settings.split(","))):

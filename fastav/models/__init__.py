@@ -3,21 +3,50 @@
 from __future__ import annotations
 
 from importlib import import_module
+from types import ModuleType
 
 from fastav.errors import UserError
 
-_ADAPTERS = {"tiny": "fastav.models.tiny:Tiny"}
+_ADAPTERS = {
+    "qwen2.5-omni": "fastav.models.qwen2_5_omni:Qwen25OmniAdapter",
+    "tiny": "fastav.models.tiny:Tiny",
+    "video-salmonn-2": "fastav.models.video_salmonn2:VideoSALMONN2Adapter",
+    "videollama2.1-av": "fastav.models.videollama2:VideoLLaMA2Adapter",
+}
 
 
 def names() -> list[str]:
     return sorted(_ADAPTERS)
 
 
-def load_model(name: str, checkpoint: str | None = None, device=None, dtype=None, attn: str | None = None):
-    """The adapter of model `name` with its weights (see models/adapter.py). Raises UserError for an unknown name or
-    missing weights.
-    """
+def check_name(name: str) -> None:
+    """Raises UserError for a model that is not there."""
     if name not in _ADAPTERS:
         raise UserError(f"unknown model {name!r}; allowed: {', '.join(names())}")
-    module, _, adapter = _ADAPTERS[name].partition(":")
-    return getattr(import_module(module), adapter)(checkpoint, device=device, dtype=dtype, attn=attn)
+
+
+def home(name: str) -> ModuleType:
+    """The module of model `name`'s adapter. Raises UserError for an unknown name."""
+    check_name(name)
+    return import_module(_ADAPTERS[name].partition(":")[0])
+
+
+def load_model(
+    name: str,
+    checkpoint: str | None = None,
+    *,
+    revision: str | None = None,
+    device=None,
+    dtype: str | None = None,
+    device_map: str | dict | None = None,
+    attn: str | None = None,
+):
+    """The adapter of model `name` with its weights (see models/adapter.py).
+
+    checkpoint   a local folder or a hub id; None: the published one (the built-in one for "tiny").
+    revision     branch, tag or commit of a hub id.
+    device, dtype, attn   see adapter.resolve; device_map: see weights.load.
+    Raises UserError for an unknown name, missing or unfit weights, an impossible device.
+    """
+    options = {"revision": revision, "device": device, "dtype": dtype, "device_map": device_map, "attn": attn}
+    return getattr(home(name), _ADAPTERS[name].partition(":")[2])(checkpoint, **options)

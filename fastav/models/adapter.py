@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from fastav.errors import UserError
@@ -30,16 +31,44 @@ class Inputs:
     layout: TokenLayout
     generate_kwargs: dict = field(default_factory=dict)
 
+    def subset(self, keep: np.ndarray) -> tuple[Inputs, np.ndarray]:
+        """A shorter prompt of the positions in `keep` (bool [N]) alone, renumbered from 0, and those positions, int64 [N'].
+
+        Raises UserError where the model's positions are more than a running number.
+        """
+        entered = np.flatnonzero(keep)
+        if len(entered) < len(self.layout) and "position_ids" in self.generate_kwargs:
+            raise UserError("this model places its tokens in time and space, so its prompt cannot be renumbered by trim")
+        embeds = self.embeds[:, torch.from_numpy(entered).to(self.embeds.device)]
+        return Inputs(embeds, self.layout.subset(keep), self.generate_kwargs), entered
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Something that a checkpoint folder tells about itself, beside what the adapter was written for.
+
+    ok is None where there is nothing to compare with: the fact is shown for whoever reads the report.
+    """
+
+    name: str
+    expected: str
+    found: str
+    ok: bool | None
+
 
 class Adapter(Protocol):
-    """The members that a session uses."""
+    """The members that a session uses.
+
+    Its module also has, where the weights are a published checkpoint's, `facts(weights, config, generation_config)`, a list of
+    Fact, and `token_estimate(config, duration_sec)`, tokens per kind of a clip with sound and a short question.
+    """
 
     name: str  # registry name
     checkpoint: str  # where the weights came from
     about: str  # a sentence or two: what the model knows and cannot know
     model: torch.nn.Module  # the stock transformers model whose generate() answers
     n_new_tokens: int  # default limit of an answer
-    read_options: dict  # for media.read_clip: sampler, size, channels
+    read_options: dict  # for media.read_clip: sampler, size or resize, channels
 
     def encode(self, clip: Clip) -> Any:
         """The media features of a clip, whatever prepare needs. Run once per clip."""

@@ -36,9 +36,11 @@ class Tiny:
         "It cannot understand real-life footage; its answers about it mean nothing."
     )
 
-    def __init__(self, checkpoint: str | None = None, device=None, dtype=None, attn: str | None = None):
+    def __init__(self, checkpoint=None, *, revision=None, device=None, dtype=None, device_map=None, attn=None):
         from fastav.tiny.model import load
 
+        if revision is not None or device_map is not None:
+            raise UserError("the built-in model has no revisions and fits on any device; leave out revision and device map")
         device, dtype, attn = resolve(device, dtype, attn)
         folder = Path(checkpoint) if checkpoint else ASSETS
         if not (folder / "model.safetensors").is_file():

@@ -1,0 +1,136 @@
+"""A report about one checkpoint, to paste into an issue: `python -m fastav check --model M --checkpoint P`.
+
+It compares the folder with what the adapter was written from, since published files may say otherwise, and then answers one
+bundled clip by vanilla and FastAV. Every line begins with ok, differs or info.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from fastav import models, session
+from fastav.errors import UserError
+from fastav.models.estimate import estimate
+from fastav.models.weights import Weights, locate, read_json
+from fastav.session import Session
+
+CLIP = Path(__file__).resolve().parents[1] / "assets" / "examples" / "dog_car.mp4"
+QUESTION = "Is the dog making sound in the audio? Answer yes or no."
+_KEYS = Path(models.__file__).parent / "keys"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the report; `passed` is None for what is told and not judged."""
+
+    name: str
+    text: str
+    passed: bool | None = None
+
+    def __str__(self) -> str:
+        word = {True: "ok", False: "differs", None: "info"}[self.passed]
+        return f"{word:<8}{self.name:<36}{self.text}"
+
+
+def check(name: str, checkpoint: str | None = None, *, clip: Path = CLIP, **options) -> Iterator[Line]:
+    """The lines of the report, as they become known; `options` as in models.load_model.
+
+    What stops one part is a line of it, and the others go on. Raises UserError for an unknown model or a folder that is none.
+    """
+    home = models.home(name)
+    found = [f"{package} {version(package)}" for package in ("torch", "transformers")]
+    yield Line("versions", ", ".join([*found, f"python {platform.python_version()}"]))
+    if not hasattr(home, "HUB_ID"):
+        yield Line("weights", f"{name} is built in: nothing to compare with a published checkpoint")
+        yield from _run(name, checkpoint, clip, options)
+        return
+    folder = locate(checkpoint, home.HUB_ID, options.get("revision"))
+    config = read_json(folder, "config.json")
+    generation_config = read_json(folder, "generation_config.json") if (folder / "generation_config.json").is_file() else None
+    weights = Weights(folder)
+    yield Line("files", f"{len(weights.files)} with {len(weights.shapes)} tensors, {_dtypes(weights)}")
+    yield from _keys(name, weights)
+    for fact in home.facts(weights, config, generation_config):
+        expected = f" (expected {fact.expected})" if fact.ok is not True and fact.expected else ""
+        yield Line(fact.name, fact.found + expected, fact.ok)
+    given = {k: options.get(k) for k in ("revision", "device", "dtype")}
+    yield Line("estimate", str(estimate(name, checkpoint, **given)))
+    yield from _run(name, checkpoint, clip, options)
+
+
+def _dtypes(weights: Weights) -> str:
+    counts = Counter(str(dtype).removeprefix("torch.") for dtype in weights.dtypes.values())
+    return ", ".join(f"{n} {dtype}" for dtype, n in counts.most_common())
+
+
+def _keys(name: str, weights: Weights) -> Iterator[Line]:
+    """Keys against the table of the published model; shapes and counts too where the width is the published one."""
+    file = _KEYS / f"{name}.json"
+    if not file.is_file():
+        yield Line("keys", "there is no table for this model; loading compares them with transformers' own")
+        return
+    table = json.loads(file.read_text())
+    found = Counter(_pattern(key) for key in weights.shapes)
+    shapes = {_pattern(key): list(shape) for key, shape in weights.shapes.items()}
+    missing, unknown = sorted(set(table) - set(found)), sorted(set(found) - set(table))
+    yield Line("keys that the table lacks", ", ".join(unknown) or "none", not unknown)
+    yield Line("keys that the checkpoint lacks", ", ".join(missing) or "none", not missing)
+    both = sorted(set(table) & set(found))
+    width = "model.norm.weight"
+    if shapes.get(width) != table[width]["shape"]:
+        yield Line("shapes", f"width {shapes.get(width)} is not the published {table[width]['shape']}: not compared")
+        return
+    wrong = [f"{k} {shapes[k]}, expected {table[k]['shape']}" for k in both if shapes[k] != table[k]["shape"]]
+    counts = [f"{k} {found[k]} times, expected {table[k]['n']}" for k in both if found[k] != table[k]["n"]]
+    yield Line("shapes", "; ".join(wrong) or "all as in the table", not wrong)
+    yield Line("numbers of layers", "; ".join(counts) or "all as in the table", not counts)
+
+
+def _pattern(key: str) -> str:
+    return re.sub(r"\blayers\.\d+\.", "layers.{i}.", key)
+
+
+def _run(name: str, checkpoint: str | None, clip: Path, options: dict) -> Iterator[Line]:
+    """Load, look at one prompt's logits, answer twice."""
+    try:
+        loaded = session.load(name, checkpoint, **options)
+        ignored = getattr(loaded.adapter, "ignored", [])
+        yield Line("loading", f"every key used, {len(ignored)} ignored on purpose" + _sample(ignored), True)
+        decoded = loaded.read(clip)
+        yield _finite(loaded, decoded)
+        comparison = loaded.compare(decoded, QUESTION)
+    except UserError as error:
+        yield Line("run", str(error), False)
+        return
+    vanilla, pruned = comparison.vanilla, comparison.pruned
+    yield Line("clip", f"{vanilla.clip_name}, {vanilla.clip_duration_sec:.1f} s, tokens {vanilla.tokens_before}")
+    for result in (vanilla, pruned):
+        cost = f"prefill {result.prefill_sec:.3f} s, KV cache {result.kv_bytes / 1e6:.2f} MB"
+        yield Line(result.method.partition(":")[0], f"{result.answer!r}, {cost}")
+    formula = f"{pruned.flops_paper_relative_percent:.1f} by the paper's formula"
+    yield Line("FLOPs, vanilla = 100", f"{pruned.flops_relative_percent:.1f}, {formula}; {pruned.method}")
+
+
+def _sample(keys: list[str]) -> str:
+    patterns = sorted({_pattern(key) for key in keys})
+    return f": {', '.join(patterns[:6])}" + (", ..." if len(patterns) > 6 else "") if patterns else ""
+
+
+@torch.inference_mode()
+def _finite(loaded: Session, clip) -> Line:
+    """Whether the last logits of the bundled clip's prompt are finite in this dtype and attention."""
+    inputs, _ = loaded.inputs(clip, QUESTION)
+    extra = {k: v for k, v in inputs.generate_kwargs.items() if k == "position_ids"}
+    logits = loaded.model(inputs_embeds=inputs.embeds, logits_to_keep=1, **extra).logits
+    bad = int((~logits.isfinite()).sum())
+    text = f"largest {logits.abs().max().item():.3g}, all finite" if not bad else f"{bad} of {logits.numel()} are NaN or infinite"
+    return Line("logits", text, not bad)

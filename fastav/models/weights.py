@@ -1,0 +1,267 @@
+"""Checkpoints: a local folder or a hub snapshot -> tensors -> a module, straight onto the device in the wanted dtype.
+
+safetensors first, `.bin` only through torch's weights-only unpickler, never code from a checkpoint. Every key of the
+checkpoint is used, or the adapter says that it is ignored; anything else is an error that names the key.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import torch
+from accelerate import dispatch_model, infer_auto_device_map, init_empty_weights
+from accelerate.utils import set_module_tensor_to_device
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from tqdm import tqdm
+
+from fastav.errors import UserError
+
+_SAFETENSORS_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin")
+
+
+def locate(checkpoint: str | None, default_hub_id: str, revision: str | None = None) -> Path:
+    """The folder of a checkpoint: a local folder, or the snapshot of a hub id.
+
+    An id that is given is downloaded where it is not cached; the default alone (`checkpoint` None) never starts a download
+    of many gigabytes. Raises UserError with the command that fixes it.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if checkpoint is not None and Path(checkpoint).expanduser().is_dir():
+        return Path(checkpoint).expanduser()
+    hub_id = checkpoint or default_hub_id
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) or hub_id.startswith("."):
+        raise UserError(f"{hub_id} is not a folder; give --checkpoint a folder with weights or a hub id such as {default_hub_id}")
+    command = f"hf download {hub_id}" + (f" --revision {revision}" if revision else "")
+    try:
+        return Path(huggingface_hub.snapshot_download(hub_id, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError):
+        if checkpoint is None:
+            raise UserError(
+                f"the weights of {hub_id} are not on this machine; fetch them with `{command}`, "
+                "or give --checkpoint a folder that holds them"
+            ) from None
+    try:
+        names = huggingface_hub.HfApi().list_repo_files(hub_id, revision=revision)
+        twice = ["*.bin"] if any(name.endswith(".safetensors") for name in names) else []
+        return Path(huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=_FILES, ignore_patterns=twice))
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        raise UserError(
+            f"{hub_id} is no folder here and could not be fetched from the hub ({type(error).__name__}); where there is a "
+            f"network, `{command}` fetches it"
+        ) from error
+
+
+def read_json(folder: Path, name: str) -> dict:
+    """A JSON object of a checkpoint folder. Raises UserError when it is missing or broken."""
+    path = Path(folder) / name
+    try:
+        record = json.loads(path.read_text())
+        if not isinstance(record, dict):
+            raise ValueError("it is not an object")
+        return record
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} ({error}); a checkpoint folder needs it") from error
+
+
+class Weights:
+    """The tensors of a checkpoint folder by key. Reads headers only, until `tensors` is asked.
+
+    files   in which order they are read; shapes, dtypes: of every key; file_of: where a key lies.
+    Raises UserError for a folder without weights, a missing shard, a cut or broken file.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.files = _weight_files(self.folder)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, torch.dtype] = {}
+        self.file_of: dict[str, Path] = {}
+        for file in self.files:
+            for key, shape, dtype in _header(file):
+                self.shapes[key], self.dtypes[key], self.file_of[key] = shape, dtype, file
+
+    def tensors(self, file: Path, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
+        """(key, tensor) of one file. From safetensors they come straight to `device`; of a `.bin` file they are mapped memory."""
+        with _readable(file):
+            if file.suffix == ".safetensors":
+                with safe_open(file, "pt", device=str(device)) as opened:
+                    for key in opened.keys():  # noqa: SIM118  (not a dict)
+                        yield key, opened.get_tensor(key)
+            else:
+                yield from _unpickled(file, "cpu").items()
+
+
+def empty(build: Callable[[], nn.Module]) -> nn.Module:
+    """What `build` makes, with its parameters on the meta device: no memory, no random initialisation. Buffers are real, so
+    that tables which no checkpoint holds (rotary frequencies) are right.
+    """
+    with init_empty_weights(include_buffers=False):
+        return build().eval().requires_grad_(False)
+
+
+def load(
+    module: nn.Module,
+    weights: Weights,
+    rename: Callable[[str], str | None],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    device_map: str | dict | None = None,
+) -> list[str]:
+    """Fill a module made by `empty`. Returns the checkpoint keys that were deliberately ignored.
+
+    rename       checkpoint key -> name in `module.state_dict()`, or None for a key that is deliberately ignored.
+    device_map   None: everything on `device`. "auto": over all GPUs, then main memory, then disk. A dict of module name ->
+                 device, "cpu" or "disk", as accelerate has it; what lies on disk stays in the checkpoint's own files.
+    Raises UserError naming keys that are missing, unknown or of another shape, or when the weights cannot fit.
+    """
+    names = {key: rename(key) for key in weights.shapes}
+    _check_keys(module, weights, names)
+    placed = _placement(module, device, dtype, device_map)
+    wanted = {key: name for key, name in names.items() if name is not None}
+    if device_map is None:
+        _check_memory(n_bytes(weights, wanted, dtype), device, dtype)
+    on_disk = {}
+    with tqdm(total=len(wanted), unit="tensor", desc="loading weights", leave=False) as bar:
+        for file in weights.files:
+            keys = {key for key in wanted if weights.file_of[key] == file}
+            stays = {key for key in keys if placed(wanted[key]) == "disk"}
+            if stays and file.suffix != ".safetensors":
+                raise UserError(f"{file.name}: only safetensors files can stay on disk; convert the checkpoint or change the map")
+            for key in stays:
+                on_disk[wanted[key]] = {
+                    "safetensors_file": str(file),
+                    "weight_name": key,
+                    "dtype": str(dtype).removeprefix("torch."),
+                }
+            bar.update(len(stays))
+            if keys == stays:
+                continue
+            for key, tensor in weights.tensors(file, torch.device("cpu") if device_map else device):
+                if key in keys - stays:
+                    kind = dtype if tensor.is_floating_point() else None
+                    set_module_tensor_to_device(module, wanted[key], placed(wanted[key]), value=tensor, dtype=kind)
+                    bar.update()
+    if device_map is None:
+        module.to(device)  # the buffers; the parameters are there
+    else:
+        dispatch_model(module, placed.map, offload_index=on_disk or None, force_hooks=True)
+    return sorted(key for key, name in names.items() if name is None)
+
+
+def n_bytes(weights: Weights, keys, dtype: torch.dtype) -> int:
+    """What the tensors of `keys` take in memory in `dtype`."""
+    return sum(math.prod(weights.shapes[key]) for key in keys) * dtype.itemsize
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device now."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
+class _placement:  # noqa: N801  (used like a function)
+    """Parameter name -> device, from a device map; `map` is the whole of it. Raises UserError for a map that misses some."""
+
+    def __init__(self, module: nn.Module, device, dtype, device_map):
+        self.map = {"": device} if device_map is None else device_map
+        if isinstance(device_map, str):
+            if device_map != "auto":
+                raise UserError(f"unknown device map {device_map!r}; allowed: auto, or a dict of module name -> device")
+            whole = {c for m in module.modules() for c in getattr(m, "_no_split_modules", None) or ()}
+            self.map = infer_auto_device_map(module, dtype=dtype, no_split_module_classes=sorted(whole))
+        for name in module.state_dict():
+            self(name)
+
+    def __call__(self, name: str):
+        parts = name.split(".")
+        for i in range(len(parts), -1, -1):
+            if (prefix := ".".join(parts[:i])) in self.map:
+                return self.map[prefix]
+        raise UserError(f"the device map has no place for {name}; it names {', '.join(self.map)}")
+
+
+def _check_keys(module: nn.Module, weights: Weights, names: dict[str, str | None]) -> None:
+    """All names of the module are given once, in its shapes, and nothing else is."""
+    expected = {name: tuple(t.shape) for name, t in module.state_dict().items()}
+    given = [name for name in names.values() if name is not None]
+    missing = sorted(set(expected) - set(given))
+    unknown = sorted(key for key, name in names.items() if name is not None and name not in expected)
+    shapes = [
+        f"{key} is {weights.shapes[key]}, expected {expected[name]}"
+        for key, name in names.items()
+        if name in expected and weights.shapes[key] != expected[name]
+    ]
+    problems = [
+        f"{text}: {', '.join(found[:8])}" + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+        for text, found in (("missing", missing), ("unknown key", unknown), ("wrong shape", shapes))
+        if found
+    ]
+    if problems:
+        raise UserError(f"{weights.folder} does not hold this model's weights; {'; '.join(problems)}")
+
+
+def _check_memory(needed: int, device: torch.device, dtype: torch.dtype) -> None:
+    free = free_bytes(device)
+    if needed > free:
+        raise UserError(
+            f"the weights take {needed / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')}, and {free / 1e9:.1f} GB are free "
+            f"on {device}; a 16-bit dtype, another device or device_map='auto' may fit"
+        )
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    for suffix, stem in ((".safetensors", "model"), (".bin", "pytorch_model")):
+        index = folder / f"{stem}{suffix}.index.json"
+        if index.is_file():
+            shards = sorted(set(read_json(folder, index.name).get("weight_map", {}).values()))
+            missing = [name for name in shards if not (folder / name).is_file()]
+            if missing or not shards:
+                raise UserError(f"{folder} lacks {', '.join(missing) or 'shards'}, which {index.name} names; fetch it again")
+            return [folder / name for name in shards]
+        if (folder / f"{stem}{suffix}").is_file():
+            return [folder / f"{stem}{suffix}"]
+    raise UserError(f"{folder} holds no weights; expected model.safetensors, pytorch_model.bin, or shards with their index.json")
+
+
+def _header(file: Path) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]]:
+    """(key, shape, dtype) of every tensor of a file."""
+    with _readable(file):
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt") as opened:
+                for key in opened.keys():  # noqa: SIM118  (not a dict)
+                    view = opened.get_slice(key)
+                    yield key, tuple(view.get_shape()), _SAFETENSORS_DTYPES.get(view.get_dtype(), torch.int64)
+        else:
+            for key, tensor in _unpickled(file, "meta").items():
+                yield key, tuple(tensor.shape), tensor.dtype
+
+
+def _unpickled(file: Path, device: str) -> dict[str, torch.Tensor]:
+    try:
+        return torch.load(file, map_location=device, weights_only=True, mmap=True)
+    except RuntimeError:  # the format before torch 1.6 cannot be mapped
+        return torch.load(file, map_location=device, weights_only=True)
+
+
+class _readable:  # noqa: N801  (a context, used like contextlib.suppress)
+    """Turns the ways in which a file can be broken into one named error."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if isinstance(error, (SafetensorError, pickle.UnpicklingError, EOFError, OSError, RuntimeError)):
+            raise UserError(f"{self.file} is cut or damaged ({error}); fetch it again") from error

@@ -1,0 +1,83 @@
+"""Stage-by-stage comparison of an adapter with golden data: `python -m tests.parity videollama2 DIR` (or video_salmonn2).
+
+Prints, per case and stage, the maximum absolute difference and its tolerance, then the greedy ids. Exit code 1 on any
+excess or when DIR holds none of the model's sets, 0 otherwise. Which sets a folder may hold: see the module of each model.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (0, 1)]  # the tests' folder and the repository root
+
+MODELS = {"videollama2": "parity_videollama2", "video_salmonn2": "parity_video_salmonn2"}
+
+
+class Report:
+    """Collects comparisons and prints each as one line."""
+
+    def __init__(self, quiet: bool = False):
+        self.quiet = quiet
+        self.lines: list[tuple[bool, str]] = []
+        self.n_sets = 0
+
+    def close(self, case: str, stage: str, got, want, tolerance: float) -> None:
+        """Tensors of the same shape that differ by at most `tolerance` anywhere; NaN counts as an excess."""
+        got, want = torch.as_tensor(got), torch.as_tensor(want)
+        if got.shape != want.shape:
+            self._add(False, f"{case:<24} {stage:<32} shape {tuple(got.shape)}, expected {tuple(want.shape)}")
+            return
+        difference = (got.double() - want.double()).abs().max().item() if got.numel() else 0.0
+        self._add(difference <= tolerance, f"{case:<24} {stage:<32} {difference:9.2e}  (tolerance {tolerance:.0e})")
+
+    def same(self, case: str, stage: str, got, want) -> None:
+        """Ids, counts, texts: equal or not."""
+        equal = got == want
+        self._add(equal, f"{case:<24} {stage:<32} {got if equal else f'{got}, expected {want}'}")
+
+    def found(self, name: str) -> None:
+        """A set of golden data is there and will be compared."""
+        self.n_sets += 1
+        self._say(f"set {name}")
+
+    def missing(self, name: str) -> None:
+        self._say(f"set {name}: not in this folder, not compared")
+
+    @property
+    def failures(self) -> list[str]:
+        return [line for passed, line in self.lines if not passed]
+
+    def _add(self, passed: bool, line: str) -> None:
+        self.lines.append((passed, line))
+        self._say(("ok    " if passed else "EXCESS ") + line)
+
+    def _say(self, line: str) -> None:
+        if not self.quiet:
+            print(line, flush=True)
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 2 or arguments[0] not in MODELS:
+        print(f"usage: python -m tests.parity {{{','.join(MODELS)}}} DIR", file=sys.stderr)
+        return 2
+    folder = Path(arguments[1])
+    if not folder.is_dir():
+        print(f"{folder} is not a folder", file=sys.stderr)
+        return 2
+    report = Report()
+    import_module(MODELS[arguments[0]]).compare(folder, report)
+    if not report.n_sets:
+        print(f"{folder} holds none of the sets of {arguments[0]}")
+        return 1
+    print(f"{len(report.lines)} comparisons in {report.n_sets} sets, {len(report.failures)} in excess")
+    for line in report.failures:
+        print(f"EXCESS {line}")
+    return 1 if report.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
