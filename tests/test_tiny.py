@@ -69,7 +69,7 @@ def test_answers_by_hand():
     assert place(BELL) == "left" and place(CAR) == "right"
 
 
-def test_every_family_has_six_training_wordings_and_two_unseen_of_known_words():
+def test_every_family_has_ten_training_wordings_and_two_unseen_of_known_words():
     tokenizer = Tokenizer()
     for wordings in WORDINGS.values():
         assert len(wordings) == N_TRAINING + 2 == len(set(wordings))

@@ -1,4 +1,4 @@
-"""Questions about a scene, their wordings and answers. Each family has six wordings for training and two that only tests use."""
+"""Questions about a scene, their wordings and answers. Each family has ten wordings for training and two that only tests use."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ WORDINGS = {
         "Is there a {} in the video?",
         "Do you see a {} in the video?",
         "Is a {} shown in the video?",
+        "Is the {} visible?",
+        "Can you see a {}?",
+        "Do you see the {} in the video?",
+        "Is there a {} visible in the video?",
         "Can you see a {} in the video?",
         "Is the {} shown?",
     ),
@@ -23,6 +27,10 @@ WORDINGS = {
         "Is there a {} in the audio?",
         "Do you hear a {} in the audio?",
         "Is a {} heard in the audio?",
+        "Is the {} heard in the audio?",
+        "Can you hear a {}?",
+        "Do you hear the {}?",
+        "Is the {} making a sound?",
         "Can you hear a {} in the audio?",
         "Is the {} heard?",
     ),
@@ -33,6 +41,10 @@ WORDINGS = {
         "Is the audio matching the visual content?",
         "Do the sound and the video match?",
         "Are the audio and the video matching?",
+        "Do the video and the audio match?",
+        "Is the visual content matching the audio?",
+        "Are the sound and the video matching?",
+        "Does the video match the audio?",
         "Does the sound match the video?",
         "Is the audio matching the video?",
     ),
@@ -43,6 +55,10 @@ WORDINGS = {
         "Describe what is visible and heard in a sentence.",
         "What can you see and hear in the video?",
         "Describe the video in a single sentence.",
+        "Describe what is visible and what is heard.",
+        "What is visible and what is heard?",
+        "Describe the audio and the video in a sentence.",
+        "What do you see and what do you hear?",
         "Describe what you see and hear.",
         "What do you see and hear in the video?",
     ),
@@ -53,6 +69,10 @@ WORDINGS = {
         "How many objects do you see in the video?",
         "How many objects are shown?",
         "How many objects appear in the video?",
+        "How many objects do you see?",
+        "How many objects are there?",
+        "How many objects are visible in the video?",
+        "How many objects appear?",
         "How many objects are shown in the video?",
         "How many objects can you see in the video?",
     ),
@@ -63,6 +83,10 @@ WORDINGS = {
         "What color does the {} have?",
         "Which color does the {} have in the video?",
         "What color is the {} in the video?",
+        "What is the color of the {} in the video?",
+        "Which color does the {} have?",
+        "What color is the {} shown in the video?",
+        "Which is the color of the {}?",
         "Which color is the {} in the video?",
         "What color does the {} have in the video?",
     ),
@@ -73,11 +97,15 @@ WORDINGS = {
         "Is the {} left or right?",
         "Which side is the {} on?",
         "Where is the {} in the video?",
+        "Is the {} on the left or the right?",
+        "Where in the video is the {}?",
+        "On which side of the video is the {}?",
+        "Is the {} on the left side or on the right side?",
         "On which side is the {} in the video?",
         "Which side is the {} on in the video?",
     ),
 }
-N_TRAINING = 6
+N_TRAINING = 10
 YES_NO = " Answer yes or no."
 NUMBERS = ("zero", "one", "two", "three")
 

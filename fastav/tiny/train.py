@@ -28,7 +28,7 @@ from fastav.tiny.drawing import COLORS, KINDS
 from fastav.tiny.model import WIDTH, TinyAV, log_mel, save
 
 # Seconds of each phase for --scale 1, chosen on two cores with bfloat16 instructions.
-VISION_SEC, AUDIO_SEC, DECODER_SEC = 400, 180, 1320
+VISION_SEC, AUDIO_SEC, DECODER_SEC = 360, 150, 1500
 N_ENCODER_VIDEOS, N_ENCODER_SOUNDS = 4500, 2500
 N_VIDEOS, N_SOUNDS, FIRST_SEED = 8000, 5000, 100_000  # the decoder's clips are not the encoders'
 

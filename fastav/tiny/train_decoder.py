@@ -319,7 +319,7 @@ def train(model: TinyAV, cache, seconds: float, log, checkpoint: Path, save, ran
         masks = {
             "grown": grown,
             "no_video": shared.random() < (1.0 if part < 0.75 else 0.4),
-            "no_audio": shared.random() < 0.7,
+            "no_audio": shared.random() < 0.8,
         }
         batch = Batch(own, cache, model.tokenizer, N_ROWS, frames, stride)
         loss, right, weight, target = loss_of(model, batch, head, **masks)
