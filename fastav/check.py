@@ -96,7 +96,7 @@ def _keys(name: str, weights: Weights) -> Iterator[Line]:
 
 
 def _pattern(key: str) -> str:
-    return re.sub(r"\blayers\.\d+\.", "layers.{i}.", key)
+    return re.sub(r"\b(layers?)\.\d+\.", r"\1.{i}.", key)
 
 
 def _run(name: str, checkpoint: str | None, clip: Path, options: dict) -> Iterator[Line]:

@@ -239,7 +239,7 @@ class Session:
         full = [len(layout)] * self.n_layers
         kept = run.kept or [range(len(request.entered))] * self.n_layers
         seen = np.bincount(np.concatenate([request.entered[list(k)] for k in kept]), minlength=len(layout))
-        notes = list(clip.notes)
+        notes = [*clip.notes, *request.inputs.notes]
         if layout.single_stream:
             stream = "audio" if layout.count()["audio"] else "video"
             notes.append(f"{stream} only: single-stream mode, no global pruning by the model's rule")

@@ -217,6 +217,19 @@ def test_frames_are_scaled_upright_while_converting(videos):
     assert read_clip(videos / "phone-90.mp4").frames.shape == (8, H, W, 3)
 
 
+def test_a_models_own_resampler_sees_upright_pictures_in_full(videos):
+    seen = []
+
+    def resize(picture):
+        seen.append(picture.shape)
+        return picture[::2, ::2]
+
+    clip = read_clip(videos / "phone-90.mp4", uniform(4), resize=resize)
+    whole = read_clip(videos / "phone-90.mp4", uniform(4))
+    assert seen == [(H, W, 3)] * 4
+    np.testing.assert_array_equal(clip.frames, whole.frames[:, ::2, ::2])
+
+
 def test_reading_seeks_instead_of_decoding_everything(videos, monkeypatch):
     decoded, original = [], decode._decoded
 
@@ -275,7 +288,9 @@ def test_channels_and_rate(videos):
     fast = read_clip(videos / "h264-aac.mp4", rate=48_000)
     assert fast.audio_rate == 48_000
     assert_is_the_tone(fast.audio, LEVEL / 2, N / FPS, rate=48_000)
-    with pytest.raises(ValueError, match='"mean" or "first", got \'left\''):
+    mixed = read_clip(videos / "h264-aac.mp4", channels="first-without-video")
+    assert_is_the_tone(mixed.audio, LEVEL / 2, N / FPS)
+    with pytest.raises(ValueError, match='"first-without-video", got \'left\''):
         read_clip(videos / "h264-aac.mp4", channels="left")
 
 
@@ -340,7 +355,8 @@ def test_a_sound_file_alone(tmp_path, name):
     assert (clip.n_source_frames, clip.fps) == (0, 0.0)
     assert clip.duration_sec == len(clip.audio) / 16_000
     assert_is_the_tone(clip.audio, LEVEL / 2, 1.6, **slack)
-    assert_is_the_tone(read_clip(tmp_path / name, channels="first").audio, LEVEL, 1.6, **slack)
+    for channels in ("first", "first-without-video"):
+        assert_is_the_tone(read_clip(tmp_path / name, channels=channels).audio, LEVEL, 1.6, **slack)
 
 
 def test_a_16_khz_mono_wav_comes_back_sample_by_sample(tmp_path):

@@ -6,7 +6,7 @@ Letters: N prompt tokens, D width of the decoder, F frames, S samples.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,12 +24,14 @@ ATTENTION = ("sdpa", "eager", "flash_attention_2")
 class Inputs:
     """One prompt, ready for `generate`; the same Inputs serve every method.
 
-    embeds [1, N, D]; layout of the N positions; generate_kwargs: what else the model's generate needs (stop ids, position ids).
+    embeds [1, N, D]; layout of the N positions; generate_kwargs: what else the model's generate needs (stop ids, position ids);
+    notes: what a reader of the answer should know of how the clip became tokens.
     """
 
     embeds: torch.Tensor
     layout: TokenLayout
     generate_kwargs: dict = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def subset(self, keep: np.ndarray) -> tuple[Inputs, np.ndarray]:
         """A shorter prompt of the positions in `keep` (bool [N]) alone, renumbered from 0, and those positions, int64 [N'].
@@ -40,7 +42,7 @@ class Inputs:
         if len(entered) < len(self.layout) and "position_ids" in self.generate_kwargs:
             raise UserError("this model places its tokens in time and space, so its prompt cannot be renumbered by trim")
         embeds = self.embeds[:, torch.from_numpy(entered).to(self.embeds.device)]
-        return Inputs(embeds, self.layout.subset(keep), self.generate_kwargs), entered
+        return replace(self, embeds=embeds, layout=self.layout.subset(keep)), entered
 
 
 @dataclass(frozen=True)
