@@ -1,4 +1,4 @@
-"""`python -m fastav check` on small checkpoints of the published formats. Oracle: what was altered, and the tables of real keys."""
+"""`python -m fastav check` on small checkpoints of the published formats. Oracle: what was altered, the tables of real keys."""
 
 import json
 import re

@@ -290,7 +290,7 @@ def test_channels_and_rate(videos):
     assert_is_the_tone(fast.audio, LEVEL / 2, N / FPS, rate=48_000)
     mixed = read_clip(videos / "h264-aac.mp4", channels="first-without-video")
     assert_is_the_tone(mixed.audio, LEVEL / 2, N / FPS)
-    with pytest.raises(ValueError, match='"first-without-video", got \'left\''):
+    with pytest.raises(ValueError, match="\"first-without-video\", got 'left'"):
         read_clip(videos / "h264-aac.mp4", channels="left")
 
 
