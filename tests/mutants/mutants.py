@@ -31,6 +31,21 @@ MUTANTS = {
             "influence > np.float32(self.threshold)",
         ),
     ],
+    ("fastav/methods/trim.py", "tests/test_methods.py"): [
+        ("trim keeps the padding and drops the rest", "return ~layout.padding", "return layout.padding"),
+        ("an untrimmed prompt passes unnoticed", "if layout.padding.any():", "if layout.padding.all():"),
+    ],
+    ("fastav/models/weights.py", "tests/test_weights.py"): [
+        ("missing keys pass", '("missing", missing)', '("missing", [])'),
+        ("unknown keys pass", '("unknown key", unknown)', '("unknown key", [])'),
+        (
+            "a pickle may run code",
+            "map_location=device, weights_only=True, mmap=True",
+            "map_location=device, weights_only=False, mmap=True",
+        ),
+        ("weights that cannot fit are read", "if needed > free:", "if needed < 0:"),
+        ("the dtype of the file stays", "dtype=kind)", "dtype=None)"),
+    ],
     ("fastav/methods/fastav.py", "tests/test_methods.py"): [
         (
             "top and low swapped in the global rule",
@@ -108,6 +123,12 @@ MUTANTS = {
         ("rollout's weights swapped", "beta=1 - alpha, alpha=alpha)", "beta=alpha, alpha=1 - alpha)"),
     ],
     ("fastav/session.py", "tests/test_session.py"): [
+        (
+            "the trace of a trimmed prompt is not mapped back",
+            "request.entered[list(k)]",
+            "np.array(list(k))",
+        ),
+        ("a trimmed prompt is compared with itself", "full = [len(layout)] * self.n_layers", "full = [sizes[0]] * self.n_layers"),
         (
             "another clip answered from the last one's features",
             "self._encoded is None or self._encoded[0] != clip.sha256",

@@ -1,0 +1,90 @@
+"""What VideoLLaMA2.1-AV is given: frames, sound and words as its encoders and its decoder want them. No weights here.
+
+Letters: F frames, S samples, T log-mel frames.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fastav.errors import UserError
+from fastav.media import Clip
+from fastav.models.beats import BeatsConfig
+from fastav.models.fbank import FRAME, HOP, RATE, fbank
+
+PLACEHOLDERS = ("<image>", "<video>", "<audio>")
+N_SAMPLES = 30 * RATE  # what the audio tower is given, always
+N_MEL_FRAMES = 1 + (N_SAMPLES - FRAME) // HOP
+N_PIECES, PIECE_SEC = 8, 2  # of a video's sound
+
+
+def frame_indices(n_frames: int, n: int) -> list[int]:
+    """The middles of n equal parts of 0..n_frames-1, whatever the frame rate; frames repeat when there are fewer than n."""
+    step = (n_frames - 1) / n
+    return [round((step * i + step * (i + 1)) / 2 + 1e-6) for i in range(n)]
+
+
+def resize(frame: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [h, w, 3] -> [size, size, 3], stretched, by PIL's bicubic filter, which the checkpoint was trained with."""
+    return np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def pixel_values(frames: np.ndarray) -> torch.Tensor:
+    """uint8 [F, h, w, 3] -> float32 [F, 3, h, w] in -1..1."""
+    return (torch.from_numpy(frames).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
+
+
+def sound(clip: Clip) -> tuple[torch.Tensor, int]:
+    """(samples [480000] on the int16 scale, how many come before the zero padding) of a clip with sound.
+
+    A video's sound: eight pieces of 2 s, one after the other. A sound file: its first 30 s (the reference takes 30 s at
+    random from a longer one, which would answer differently each time).
+    Raises UserError for another sample rate than 16 kHz.
+    """
+    if clip.audio_rate != RATE:
+        raise UserError(f"{clip.name}: the sound must have {RATE} samples per second, got {clip.audio_rate}")
+    track = np.clip(np.rint(clip.audio * 32768), -32768, 32767).astype(np.float32)  # as it leaves a 16-bit decoder
+    pieces = sound_pieces(len(track)) if clip.has_video else [(0, N_SAMPLES)]
+    heard = np.concatenate([track[first:last] for first, last in pieces])
+    return torch.from_numpy(np.pad(heard, (0, N_SAMPLES - len(heard)))), len(heard)
+
+
+def sound_pieces(n_samples: int) -> list[tuple[int, int]]:
+    """Sample ranges [first, last) of the eight pieces; those of a track below 2 s are the whole track each.
+
+    Pieces overlap below 18 s, and the last one ends before the track does. The duration is taken as the exact value of the
+    float n / 16000, since the reference computes with that.
+    """
+    step = max(Fraction(n_samples / RATE) - PIECE_SEC, Fraction(0)) / N_PIECES
+    starts = (step * i for i in range(N_PIECES))
+    return [(int(start * RATE), min(int((start + PIECE_SEC) * RATE), n_samples)) for start in starts]
+
+
+def log_mel(samples: torch.Tensor) -> torch.Tensor:
+    """[S] on the int16 scale -> bfloat16 [T, 128]: the rounding belongs to what the checkpoint was trained on."""
+    return fbank(samples).bfloat16()
+
+
+def n_sounding(n_samples: int, sizes: BeatsConfig) -> int:
+    """How many audio tokens hear any of the first `n_samples` samples; those after them hear zero padding alone."""
+    n_frames = min(math.ceil(n_samples / HOP), N_MEL_FRAMES)
+    return min(math.ceil(n_frames / sizes.input_patch_size) * sizes.n_bands, sizes.n_tokens(N_MEL_FRAMES))
+
+
+def prompt(question: str, placeholder: str = "<video>") -> str:
+    """The whole prompt; the features of all streams go where the one placeholder is.
+
+    Raises UserError for a question that holds a placeholder, which would be a second hole.
+    """
+    found = [text for text in PLACEHOLDERS if text in question]
+    if found:
+        raise UserError(f"the question contains {', '.join(found)}, which stands for the clip in the prompt; write it otherwise")
+    return (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        f"<|im_start|>user\n{placeholder}\n{question}<|im_end|>\n<|im_start|>assistant\n"
+    )

@@ -1,0 +1,313 @@
+"""VideoLLaMA2.1-AV. Oracles: golden data of the reference implementation, the masked run, the paper's table, counting."""
+
+import json
+import shutil
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import greedy
+from masked import masked_run
+from parity import Report
+from parity_videollama2 import compare
+from safetensors.torch import load_file, save_file
+from test_cost import QWEN2_7B
+
+import fastav
+from fastav import cost
+from fastav.errors import UserError
+from fastav.media import clip_from_arrays, write_clip
+from fastav.methods import FastAV, lengths
+from fastav.models import videollama2 as model
+from fastav.models import videollama2_inputs as inputs
+from fastav.models.beats import BeatsConfig
+from fastav.models.weights import Weights, empty, read_json
+from fastav.session import Session
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "golden" / "videollama2"
+SHARED = ROOT.parent / "shared" / "reference" / "videollama2"
+pytestmark = pytest.mark.filterwarnings("ignore:Passing .repetition_penalty. with .inputs_embeds.")
+QUESTION = "Is the dog making sound in the audio? Answer yes or no."
+
+
+def adapter(folder=GOLDEN / "tiny", **options):
+    return model.VideoLLaMA2Adapter(str(folder), device="cpu", **options)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return adapter()
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return load_file(GOLDEN / "golden_small.safetensors"), json.loads((GOLDEN / "golden_small.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def real_counts(tmp_path_factory):
+    """The small checkpoint with pictures of the published size, so that a clip has as many tokens as in the published model."""
+
+    def enlarge(config, tensors):
+        config["tiny_vision_config"]["image_size"] = 384
+        key = "model.vision_tower.vision_tower.vision_model.embeddings.position_embedding.weight"
+        tensors[key] = torch.randn(27 * 27, tensors[key].shape[1], generator=torch.Generator().manual_seed(0)).bfloat16()
+
+    return Session(adapter(changed(tmp_path_factory.mktemp("c"), enlarge)))
+
+
+def changed(folder, change=lambda config, tensors: None, drop=()):
+    """A copy of the small checkpoint after change(config, tensors), in one file, without the files in `drop`."""
+    source = GOLDEN / "tiny"
+    tensors = {k: t for file in source.glob("*.safetensors") for k, t in load_file(file).items()}
+    config = read_json(source, "config.json")
+    change(config, tensors)
+    for name in {"tokenizer.json", "tokenizer_config.json"} - set(drop):
+        shutil.copy(source / name, folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file({k: t.contiguous() for k, t in tensors.items()}, folder / "model.safetensors")
+    return folder
+
+
+def footage(seconds=3, sound=True, picture=True):
+    """(frames, fps, samples) of moving noise; None for what is left out."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 255, (seconds * 8, 48, 64, 3), np.uint8) if picture else None
+    return frames, 8, rng.uniform(-0.3, 0.3, seconds * 16_000) if sound else None
+
+
+# --- parity
+
+
+@pytest.mark.parametrize(("folder", "n_sets"), [(GOLDEN, 1), (SHARED, 4)], ids=["copy", "shared"])
+def test_every_stage_equals_the_reference(folder, n_sets):
+    """Golden data: stages, logits, attention of the last query, answers in all modes (see parity_videollama2.py)."""
+    if not folder.is_dir():
+        pytest.skip(f"{folder.name}: the shared golden data is not here")
+    report = Report(quiet=True)
+    compare(folder, report)
+    assert report.failures == []
+    assert report.n_sets == n_sets and len(report.lines) > 40 * n_sets
+
+
+def test_published_sizes():
+    """Parameter counts of the published parts, from its keys; all of the real configuration, on the meta device."""
+    module = empty(lambda: model.VideoLLaMA2({**model.EXPECTED, **model.EXPECTED_SIZES}))
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in module.named_children()}
+    assert counts["llm"] == 7_615_616_512
+    assert counts["connector"] == 376_889_248
+    assert counts["audio_projector"] == 15_604_736
+    assert counts["audio"] == 90_759_295 - 527 * 769 - 11 * 320 * 12  # without the classifier and copies of a table
+    assert len(module.vision.encoder.layers) == 26
+    assert model.token_estimate({}, 10) == {"text": 34, "video": 676, "audio": 1496}
+
+
+# --- pruning
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+def test_pruned_run_equals_the_masked_run(golden, attn):
+    """FastAV's default on the golden clip in float64 against tests/masked.py: kept sets, logits, 7 steps."""
+    tensors, _ = golden
+    own = adapter(attn="eager")
+    own.module.double()
+    with torch.inference_mode():
+        video = own.module.encode_video(tensors["in.pixel_values"].double())
+        audio = own.module.encode_audio(tensors["in.fbank"][0].double())
+        prompt = own.prepare(model.Features(video, audio, len(audio)), None, QUESTION)
+    llm, n_layers = own.model, own.model.config.num_hidden_layers
+    cuts = FastAV().cuts(prompt.layout, n_layers)
+
+    def rotary(n):
+        return llm.model.rotary_emb(torch.zeros(1, 1, dtype=torch.float64), torch.arange(n)[None])
+
+    kept, logits, ids = masked_run(llm.model, llm.lm_head, prompt.embeds, cuts, 7, rotary)
+    fastav.install(llm)
+    llm.set_attn_implementation(attn)
+    cache = fastav.PrunedCache(llm.config, prompt.layout, FastAV())
+    got, got_logits = greedy(llm, 7, inputs_embeds=prompt.embeds, past_key_values=cache)
+    assert cache.kept() == kept and got == ids
+    assert torch.allclose(got_logits, logits, rtol=0, atol=1e-10)
+    first_audio = set(range(25 + 16, 25 + 16 + 10))  # after 25 words and 16 video tokens
+    assert {p for p in kept[3] if 41 <= p < 89} == first_audio and kept[2] == list(range(126))
+    assert [len(k) for k in kept] == [126, 126, 126, 88, 83, 79]  # 62 words; 26, 21 and 17 others
+
+
+def test_flops_of_the_papers_table_from_a_real_file(real_counts, tmp_path, monkeypatch):
+    """Paper, table 4: 65 / 59 / 56 / 54 of 100, at N = 2206: the adapter's own layout and rule for an mp4 file. The two pieces
+    of the prompt are 14 and 20 tokens of the published tokenizer.
+    """
+    write_clip(tmp_path / "clip.mp4", *footage(4))
+    monkeypatch.setattr(real_counts.adapter, "tokenizer", lambda text, **_: {"input_ids": [0] * (14 if "system" in text else 20)})
+    prompt, _ = real_counts.inputs(real_counts.read(tmp_path / "clip.mp4"), QUESTION)
+    layout = prompt.layout
+    assert prompt.embeds.shape[1] == len(layout) == 2206
+    assert layout.runs() == [["text", -1, 14], *[["video", i, 169] for i in range(4)], ["audio", -1, 1496], ["text", -1, 20]]
+    assert np.flatnonzero(layout.padding).tolist() == list(range(690 + 800, 2186))
+    assert np.flatnonzero(layout.rule_keep).tolist() == list(range(14, 700))
+    vanilla = cost.paper_flops([2206] * 28, QWEN2_7B)
+    relative = {p: 100 * cost.paper_flops(lengths(FastAV(p=p), layout, 28), QWEN2_7B) / vanilla for p in (0, 10, 20, 30)}
+    assert relative == pytest.approx({0: 65.46, 10: 58.82, 20: 55.71, 30: 54.19}, abs=0.01)
+    assert [round(r) for r in relative.values()] == [65, 59, 56, 54]
+
+
+def test_both_methods_answer_in_every_mode(real_counts):
+    """By hand: tokens of each kind; one stream alone is not globally pruned, both are."""
+    want = {(True, True): (676, 1496), (True, False): (676, 0), (False, True): (0, 1496)}
+    for (picture, sound), (n_video, n_audio) in want.items():
+        clip = clip_from_arrays(*footage(2, sound, picture))
+        vanilla, pruned = (real_counts.answer(clip, QUESTION, m, max_new_tokens=2) for m in ("vanilla", "fastav:p=0"))
+        assert vanilla.tokens_before == {"text": 62, "video": n_video, "audio": n_audio}
+        together = picture and sound
+        assert pruned.lengths[3:] == ((62 + 676 + 10,) * 3 if together else vanilla.lengths[3:])
+        assert any("single-stream mode" in note for note in pruned.notes) == (not together)
+        assert vanilla.n_new_tokens == pruned.n_new_tokens == 2
+        assert together or vanilla.answer == pruned.answer
+
+
+# --- what enters
+
+
+def test_arrays_are_sampled_like_a_file(tiny):
+    """An array of all frames gives the features of the eight that the sampler picks; sizes do not matter."""
+    frames, fps, _ = footage()
+    chosen = [1, 4, 7, 10, 13, 16, 19, 22]  # (23 i + 11.5) / 8, rounded
+    small = np.stack([inputs.resize(frames[i], 70) for i in chosen])
+    with torch.inference_mode():
+        a, b = (tiny.encode(clip_from_arrays(f, fps, None)).video for f in (frames, small))
+    assert torch.equal(a, b) and a.shape == (4, 4, 64)
+
+
+def test_a_sound_file_is_its_first_channel_and_first_30_seconds(tiny, tmp_path):
+    left = (np.sin(np.arange(31 * 16_000) / 9) * 9000).astype("<i2")
+    with wave.open(str(tmp_path / "long.wav"), "wb") as file:
+        file.setparams((2, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(np.stack([left, left[::-1]], 1).tobytes())
+    samples, n_heard = inputs.sound(Session(tiny).read(tmp_path / "long.wav"))
+    assert n_heard == 480_000 and np.array_equal(samples.numpy(), left[:480_000])
+
+
+def test_a_videos_sound_is_eight_pieces_and_loud_samples_are_clipped():
+    """10 s by hand: a piece of 2 s every second; 16 bits end at 32767."""
+    track = np.arange(160_000) / 160_000
+    track[5] = 1.5
+    frames, fps, _ = footage(10)
+    samples, n_heard = inputs.sound(clip_from_arrays(frames, fps, track))
+    whole = np.clip(np.rint(track.astype(np.float32) * 32768), None, 32767)
+    assert n_heard == 256_000 and samples[5] == 32767 and not samples[256_000:].any() and len(samples) == 480_000
+    assert np.array_equal(samples[:256_000], np.concatenate([whole[16_000 * i : 16_000 * i + 32_000] for i in range(8)]))
+
+
+def test_tokens_that_hear_a_sample():
+    """By hand: a mel frame begins every 160 samples, a patch every 16 frames and has 8 tokens; 187 patches fit."""
+    heard = {1: 8, 16 * 160: 8, 16 * 160 + 1: 16, 256_000: 800, 480_000: 1496}
+    assert {n: inputs.n_sounding(n, BeatsConfig()) for n in heard} == heard
+
+
+def test_pieces_follow_the_rounding_of_the_reference():
+    """7.3 s as a float is less than 7.3: its second piece begins a sample before 5.3 s / 8 (from the reference's table)."""
+    assert inputs.sound_pieces(116_800)[:2] == [(0, 32_000), (10_599, 42_599)]
+
+
+@pytest.mark.parametrize("placeholder", ["<video>", "<audio>", "<image>"])
+def test_a_question_with_a_placeholder_is_refused(tiny, placeholder):
+    with pytest.raises(UserError, match=f"question contains {placeholder}"):
+        tiny.prepare(model.Features(torch.zeros(4, 4, 64), None), None, f"What is {placeholder} here?")
+
+
+def test_sound_at_another_rate_is_refused(tiny):
+    with pytest.raises(UserError, match="must have 16000 samples per second, got 8000"):
+        tiny.encode(clip_from_arrays(None, 1, np.ones(8000), rate=8000))
+
+
+def test_calibration_says_what_to_do_instead(tiny):
+    with pytest.raises(UserError, match="no calibration clips; .*rollout.calibrate on clips of yours"):
+        tiny.calibration_clips(1)
+
+
+# --- what a checkpoint folder may hold
+
+
+def test_generation_config_counts(golden, tmp_path):
+    """Golden ids of the reference with that penalty; stops are the file's and the tokenizer's."""
+    tensors, told = golden
+    folder = changed(tmp_path)
+    settings = {"repetition_penalty": 1.3, "eos_token_id": [304, 306], "temperature": 0.7}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    own = adapter(folder)
+    assert own.generate_kwargs == {"eos_token_id": [304, 306], "pad_token_id": 306, "repetition_penalty": 1.3}
+    with torch.inference_mode():
+        video = own.module.encode_video(tensors["in.pixel_values"].float())
+        prompt = own.prepare(model.Features(video, own.module.encode_audio(tensors["in.fbank"][0])), None, told["question"])
+        out = own.model.generate(inputs_embeds=prompt.embeds, max_new_tokens=12, do_sample=False, **prompt.generate_kwargs)
+    assert out[0].tolist() == told["greedy_ids_repetition_penalty_1_3"]
+
+
+@pytest.mark.parametrize("copies", [(2,), (1, 2)])
+def test_one_copy_of_the_distance_table_is_enough(golden, tmp_path, copies):
+    """Golden features; of several copies the lowest layer's counts, and the classifier may be missing."""
+    tensors, _ = golden
+    key = "model.audio_tower.encoder.layers.{}.self_attn.relative_attention_bias.weight"
+
+    def change(config, tensors):
+        table = tensors.pop(key.format(0))
+        for layer in (1, 2):
+            tensors[key.format(layer)] = table if layer == copies[0] else table * 0
+        for layer in {1, 2} - set(copies):
+            del tensors[key.format(layer)]
+        del tensors["model.audio_tower.predictor.weight"], tensors["model.audio_tower.predictor.bias"]
+
+    with torch.inference_mode():
+        audio = adapter(changed(tmp_path, change)).module.encode_audio(tensors["in.fbank"][0])
+    assert torch.allclose(audio, tensors["audio.projected"][0], rtol=0, atol=5e-5)
+
+
+def test_parts_may_lie_on_disk_or_in_16_bits(tiny, tmp_path):
+    """Features of everything in memory in float32."""
+    clip = clip_from_arrays(*footage(2))
+    with torch.inference_mode():
+        want = tiny.encode(clip)
+        offloaded = {"llm": "cpu", "vision": "disk", "connector": "disk", "audio": "disk", "audio_projector": "cpu"}
+        for options, tolerance in (({"device_map": offloaded}, 1e-6), ({"dtype": "bfloat16"}, 0.05)):
+            own = adapter(**options)
+            got = own.encode(clip)
+            for stream in ("video", "audio"):
+                exact = getattr(want, stream)
+                assert (getattr(got, stream) - exact).norm() <= tolerance * exact.norm(), stream
+            prompt = own.prepare(got, clip, QUESTION)
+            assert own.model(inputs_embeds=prompt.embeds, logits_to_keep=1).logits.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "drop", "message"),
+    [
+        (lambda config, tensors: config.pop("rope_theta"), (), "config.json lacks rope_theta; give a folder"),
+        (lambda config, tensors: None, ("tokenizer.json",), "holds no tokenizer; expected tokenizer.json"),
+        (lambda config, tensors: tensors.pop("model.norm.weight"), (), "missing: llm.model.norm.weight"),
+        (lambda config, tensors: tensors.update({"model.extra": torch.ones(1)}), (), "unknown key: model.extra"),
+        (
+            lambda config, tensors: config["tiny_vision_config"].update(num_hidden_layers=5),
+            (),
+            "missing: vision.encoder.layers.3",
+        ),
+    ],
+)
+def test_an_unfit_folder_is_refused(tmp_path, change, drop, message):
+    with pytest.raises(UserError, match=message):
+        adapter(changed(tmp_path, change, drop))
+
+
+def test_facts_tell_what_differs(tmp_path):
+    weights, config = Weights(GOLDEN / "tiny"), read_json(GOLDEN / "tiny", "config.json")
+    facts = {fact.name: fact for fact in model.facts(weights, config, None)}
+    assert not any(fact.ok is False for fact in facts.values())
+    assert facts["hidden_size"].ok is None and facts["hidden_size"].found == "64"
+    assert facts["generation_config.json"].found == "no file"
+    assert facts["copies of BEATs' distance table"].found == "3"
+    facts = {fact.name: fact for fact in model.facts(weights, {**config, "num_frames": 16}, {"repetition_penalty": 1.05})}
+    assert [name for name, fact in facts.items() if fact.ok is False] == ["num_frames"]
+    assert facts["generation_config.json"].found == "{'repetition_penalty': 1.05}"
+    assert model.token_estimate({**config, "num_frames": 16}, 3)["video"] == 32
