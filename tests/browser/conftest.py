@@ -19,15 +19,16 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 
 @contextmanager
-def serve(folder: Path):
-    """`python app.py` on a free port; (address, seconds until the first page)."""
+def serve(folder: Path, *options: str):
+    """`python app.py` with `options` on a free port; (address, seconds until the first page)."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = os.environ | {"GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(folder / "uploads")}
     began = time.monotonic()
     with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen([sys.executable, str(ROOT / "app.py")], env=environment, stdout=log, stderr=log, cwd=folder)
+        command = [sys.executable, str(ROOT / "app.py"), *options]
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
         try:
             address = f"http://127.0.0.1:{port}"
             yield address, _first_page(server, address, began)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import clips
 import pytest
-from conftest import answered, ask, opened, upload
+from conftest import answered, ask, opened, serve, upload
 from playwright.sync_api import expect
 
 PHONE = {"video": "libx265", "audio": "aac", "rate": 48_000, "layout": "stereo", "rotation": -90, "variable": True}
@@ -112,6 +112,25 @@ def test_measure_gives_medians(page, clip):
     ask(page, QUESTION, "Measure")
     answered(page)
     expect(page.locator(".fa-conditions")).to_contain_text("median of 5 runs")
+
+
+def test_another_model_and_trim(browser, clip, tmp_path):
+    """VideoLLaMA2's layout from a small checkpoint of its published format: a 4 s clip has 16 video and 1,496 audio tokens, of
+    which trim leaves 800.
+    """
+    checkpoint = Path(__file__).parents[1] / "golden" / "videollama2" / "tiny"
+    with serve(tmp_path, "--model", "videollama2.1-av", "--checkpoint", str(checkpoint)) as (address, _):
+        with opened(browser, address) as page:
+            expect(page.locator(".fa-about").first).to_contain_text("VideoLLaMA2.1", timeout=60_000)
+            upload(page, clip)
+            page.get_by_text("Pruning settings").click()
+            page.get_by_label("leave out encoded audio padding").check()
+            expect(page.locator("#method textarea, #method input")).to_have_value(re.compile("^trim"))
+            ask(page, QUESTION)
+            answered(page)
+            record = downloaded(page)
+            assert record["pruned"]["method"].startswith("trim+fastav:start=3,p=20")
+            assert record["vanilla"]["lengths"][0] - record["pruned"]["lengths"][0] == 1496 - 800
 
 
 def test_settings_travel_in_a_link(server, browser, clip):

@@ -1,0 +1,47 @@
+"""The paper's two models through command line and evaluation, on small checkpoints of their published formats. Oracle: token
+counts of the facts about each model, and the same method's FLOPs from its lengths.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from eval import run
+from fastav.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+CLIP = ROOT / "assets" / "examples" / "dog_car.mp4"
+QUESTION = "Is the dog making sound in the audio? Answer yes or no."
+# 8 frames become 4 time steps of 2 x 2, and a 4 s track eight pieces of 2 s and zeros up to 30 s: 1,600 of 2,998 log-mel
+# frames hold sound, which are 800 of 1,496 tokens. 4 frames at one per second have 3 x (3 + 1) tokens each, and
+# 30 s of padded sound 60 tokens, of which 8 hold sound.
+MODELS = {
+    "videollama2.1-av": (GOLDEN / "videollama2" / "tiny", 16, 1496, 800),
+    "video-salmonn-2": (GOLDEN / "video_salmonn2", 48, 60, 8),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_one_question_on_the_command_line(name, capsys):
+    folder, n_video, n_audio, n_sounding = MODELS[name]
+    options = ["--model", name, "--checkpoint", str(folder), "--method", "trim+fastav:p=10", "--json"]
+    assert main([str(CLIP), QUESTION, *options]) == 0
+    out, err = capsys.readouterr()
+    record = json.loads(out)
+    vanilla, pruned = record["vanilla"], record["pruned"]
+    assert (vanilla["tokens_before"]["video"], vanilla["tokens_before"]["audio"]) == (n_video, n_audio)
+    assert vanilla["lengths"][0] - pruned["lengths"][0] == n_audio - n_sounding
+    assert pruned["flops_relative_percent"] < 100 and pruned["method"].startswith("trim+fastav:start=")
+    assert f"{name}: " in err and "KV cache unpruned" in err
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_evaluation_of_the_mini_set(name, tmp_path, capsys):
+    folder = MODELS[name][0]
+    options = ["--model", name, "--checkpoint", str(folder), "--limit", "3", "--output", str(tmp_path), "--method", "trim"]
+    assert run.main(["--bench", "avhbench", *options]) == 0
+    numbers = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [m["method"] for m in numbers["methods"]] == ["vanilla", "trim"]
+    assert (tmp_path / "records.jsonl").read_text().count("\n") == 1 + 2 * 3  # the settings, then each method on each question
