@@ -20,6 +20,7 @@ import torch
 from fastav import models, session
 from fastav.errors import UserError
 from fastav.models.estimate import estimate
+from fastav.models.qwen2 import read_generation_config
 from fastav.models.weights import Weights, locate, read_json
 from fastav.session import Session
 
@@ -55,11 +56,10 @@ def check(name: str, checkpoint: str | None = None, *, clip: Path = CLIP, **opti
         return
     folder = locate(checkpoint, home.HUB_ID, options.get("revision"))
     config = read_json(folder, "config.json")
-    generation_config = read_json(folder, "generation_config.json") if (folder / "generation_config.json").is_file() else None
     weights = Weights(folder)
     yield Line("files", f"{len(weights.files)} with {len(weights.shapes)} tensors, {_dtypes(weights)}")
     yield from _keys(name, weights)
-    for fact in home.facts(weights, config, generation_config):
+    for fact in home.facts(weights, config, read_generation_config(folder)):
         expected = f" (expected {fact.expected})" if fact.ok is not True and fact.expected else ""
         yield Line(fact.name, fact.found + expected, fact.ok)
     given = {k: options.get(k) for k in ("revision", "device", "dtype")}

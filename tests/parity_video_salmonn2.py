@@ -27,6 +27,7 @@ from transformers import DynamicCache, WhisperFeatureExtractor
 from fastav import engine
 from fastav.layout import KINDS
 from fastav.media import Clip
+from fastav.models import siglip
 from fastav.models import video_salmonn2 as model
 from fastav.models import video_salmonn2_inputs as inputs
 from fastav.models.weights import empty
@@ -263,7 +264,7 @@ def _compare_digests(folder: Path, real: dict, report) -> None:
     for name, digest in real["siglip_384_real"].items():
         if (folder / f"{name}.safetensors").is_file():
             frames = load_file(folder / f"{name}.safetensors")["frames_uint8"][: digest["first_frames"]].numpy()
-            pixels = inputs.pixel_values(np.stack([inputs.resize(frame, digest["shape"][-1]) for frame in frames]))
+            pixels = siglip.pixel_values(np.stack([siglip.resize(frame, digest["shape"][-1]) for frame in frames]))
             _compare_digest(name, "pixels at real size", pixels, digest, report)
 
 

@@ -25,6 +25,7 @@ from transformers import DynamicCache
 
 from fastav import engine
 from fastav.media import clip_from_arrays, read_clip
+from fastav.models import qwen2, siglip
 from fastav.models import videollama2 as model
 from fastav.models import videollama2_inputs as inputs
 from fastav.models.beats import BeatsConfig, normalized, relative_buckets
@@ -95,7 +96,7 @@ def _compare_inputs(case, adapter, golden: dict, told: dict, report) -> tuple[to
     report.same(case, "frame indices", indices, told["frame_indices"])
     size = adapter.module.vision.config.image_size
     frames = golden["in.source_frames"].numpy()[told["frame_indices"]]
-    own = inputs.pixel_values(np.stack([inputs.resize(frame, size) for frame in frames]))
+    own = siglip.pixel_values(np.stack([siglip.resize(frame, size) for frame in frames]))
     if "in.pixel_values" in golden:
         report.close(case, "pixel values", own, golden["in.pixel_values"], PIXELS)
     else:
@@ -279,7 +280,7 @@ def _compare_preprocessing(folder: Path, golden: dict, told: dict, report) -> No
         report.same(case, f"{row['num_frames']} of {row['total']} frames", own, row["indices"])
 
     tokens = model.token_estimate({}, 0)
-    tokenizer = model._tokenizer(folder / "tiny384") if (folder / "tiny384").is_dir() else None
+    tokenizer = qwen2.read_tokenizer(folder / "tiny384") if (folder / "tiny384").is_dir() else None
     for i, row in enumerate(told["prompts"]):
         report.same(case, f"prompt {i}", [inputs.prompt(row["question"])], [row["prompt"]])
         own = tokens["video"], tokens["audio"], row["n_prefix"] + tokens["video"] + tokens["audio"] + row["n_suffix"]
@@ -291,7 +292,7 @@ def _compare_preprocessing(folder: Path, golden: dict, told: dict, report) -> No
 
 def _compare_picture(name: str, golden: dict, told: dict, report) -> None:
     frames, size = golden[f"{name}.frames_uint8"].numpy(), told["shape"][-1]
-    own = inputs.pixel_values(np.stack([inputs.resize(frame, size) for frame in frames]))
+    own = siglip.pixel_values(np.stack([siglip.resize(frame, size) for frame in frames]))
     report.close(name, "pixel rows", own[:, :, told["rows"]], golden[f"{name}.pixel_rows_fp32"], PIXELS_EXACT)
     rows, columns = (slice(int(a), None, int(b)) for a, b in re.findall(r"(\d+)::(\d+)", told["stride"]))
     report.close(name, "pixels, strided", own[..., rows, columns], golden[f"{name}.pixel_strided_fp16"], PIXELS)

@@ -20,6 +20,7 @@ from fastav import cost
 from fastav.errors import UserError
 from fastav.media import clip_from_arrays, write_clip
 from fastav.methods import FastAV, lengths
+from fastav.models import siglip
 from fastav.models import videollama2 as model
 from fastav.models import videollama2_inputs as inputs
 from fastav.models.beats import BeatsConfig
@@ -175,7 +176,7 @@ def test_arrays_are_sampled_like_a_file(tiny):
     """An array of all frames gives the features of the eight that the sampler picks; sizes do not matter."""
     frames, fps, _ = footage()
     chosen = [1, 4, 7, 10, 13, 16, 19, 22]  # (23 i + 11.5) / 8, rounded
-    small = np.stack([inputs.resize(frames[i], 70) for i in chosen])
+    small = np.stack([siglip.resize(frames[i], 70) for i in chosen])
     with torch.inference_mode():
         a, b = (tiny.encode(clip_from_arrays(f, fps, None)).video for f in (frames, small))
     assert torch.equal(a, b) and a.shape == (4, 4, 64)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,7 +21,6 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
-    Qwen2Tokenizer,
     SiglipVisionConfig,
     SiglipVisionModel,
     WhisperConfig,
@@ -34,6 +32,8 @@ from fastav.layout import TokenLayout
 from fastav.media import Clip
 from fastav.models.adapter import Fact, Inputs, resolve
 from fastav.models.qformer import Speech, segment_positions
+from fastav.models.qwen2 import generate_kwargs, read_tokenizer
+from fastav.models.siglip import SIZES, pixel_values, resize
 from fastav.models.video_salmonn2_inputs import (
     N_POSITIONS,
     TRAINED_AS,
@@ -42,9 +42,7 @@ from fastav.models.video_salmonn2_inputs import (
     interleave,
     interleaved_layout,
     log_mels,
-    pixel_values,
     prompt_ids,
-    resize,
     time_texts,
 )
 from fastav.models.weights import Weights, empty, load, locate, read_json
@@ -52,14 +50,6 @@ from fastav.models.weights import Weights, empty, load, locate, read_json
 HUB_ID = "tsinghua-ee/video-SALMONN-2"
 N_AT_ONCE = 8  # frames, or pieces of sound, that go through an encoder together
 
-_SIGLIP = {  # google/siglip-so400m-patch14-384, before its last layer is dropped
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 27,
-    "num_attention_heads": 16,
-    "image_size": 384,
-    "patch_size": 14,
-}
 _WHISPER = {  # the encoder of openai/whisper-large-v3
     "d_model": 1280,
     "encoder_layers": 32,
@@ -110,7 +100,7 @@ class VideoSALMONN2(nn.Module):
 
     def __init__(self, config: dict, sizes: dict, settings: Settings):
         super().__init__()
-        siglip = _SIGLIP | sizes.get("siglip_vision_config", {})
+        siglip = SIZES | sizes.get("siglip_vision_config", {})
         siglip |= {"num_hidden_layers": siglip["num_hidden_layers"] - 1, "vision_use_head": False}
         whisper = WhisperConfig(**_WHISPER | sizes.get("whisper_config", {}))
         qformer = _QFORMER | {k: v for k, v in sizes.get("qformer_bert_config", {}).items() if k in _QFORMER}
@@ -189,9 +179,9 @@ class VideoSALMONN2Adapter:
                 f"names {_TOWER}*, without the last encoder layer and the head"
             )
         self.settings = Settings.of(config)
-        self.tokenizer = _tokenizer(folder)
-        self.generate_kwargs = _generate_kwargs(folder, self.tokenizer)
-        sizes = _optional_json(folder, "submodel_configs.json")
+        self.tokenizer = read_tokenizer(folder)
+        self.generate_kwargs = generate_kwargs(folder, config, self.tokenizer)
+        sizes = read_json(folder, "submodel_configs.json") if (folder / "submodel_configs.json").is_file() else {}
         self.module = empty(lambda: VideoSALMONN2(config, sizes, self.settings))
         self.module.llm.set_attn_implementation(attn)
         self.ignored = load(self.module, weights, rename, device=self.device, dtype=dtype, device_map=device_map)
@@ -283,8 +273,7 @@ class VideoSALMONN2Adapter:
         return self.settings.sample(n_frames, fps, duration_sec)
 
     def _resize(self, frame: np.ndarray) -> np.ndarray:
-        side = self.module.vision.tower.config.image_size
-        return frame if frame.shape[:2] == (side, side) else resize(frame, side)
+        return resize(frame, self.module.vision.tower.config.image_size)
 
 
 def llm_config(config: dict) -> Qwen2Config:
@@ -306,37 +295,12 @@ def rename(key: str) -> str | None:
     return next((new + key.removeprefix(old) for old, new in _PARTS.items() if key.startswith(old)), f"llm.{key}")
 
 
-def _optional_json(folder: Path, name: str) -> dict:
-    return read_json(folder, name) if (folder / name).is_file() else {}
-
-
-def _tokenizer(folder: Path) -> Qwen2Tokenizer:
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        raise UserError(f"{folder} holds no tokenizer; expected tokenizer.json, or vocab.json and merges.txt")
-    return Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
-
-
-def _generate_kwargs(folder: Path, tokenizer: Qwen2Tokenizer) -> dict:
-    """Stop and padding ids; a repetition penalty where the checkpoint's generation_config.json has one.
-
-    Generation starts from embeddings, so the penalty sees new tokens alone, as in the original.
-    """
-    own = _optional_json(folder, "generation_config.json")
-    end, pad = (tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>"))
-    if end is None or end == pad:
-        raise UserError(f"the tokenizer in {folder} does not know <|im_end|>; its files are cut or of another model")
-    stops = own.get("eos_token_id") or []
-    stops = {end, *(stops if isinstance(stops, list) else [stops])}
-    kwargs = {"eos_token_id": sorted(stops), "pad_token_id": pad}
-    return kwargs | {name: own[name] for name in ("repetition_penalty",) if own.get(name)}
-
-
 def layout_estimate(config: dict, duration_sec: float, n_before: int = 14, n_after: int = 16) -> TokenLayout:
     """The layout that a clip of 30 frames per second with sound gets at the published sizes; 14 + 16 text tokens are those of
     a short question.
     """
     settings = Settings.of(config)
-    side = _SIGLIP["image_size"] // _SIGLIP["patch_size"] // 2
+    side = SIZES["image_size"] // SIZES["patch_size"] // 2
     n_frames = len(settings.sample(round(30 * duration_sec), 30, duration_sec))
     n_audio, n_sounding = settings.n_audio(round(16_000 * duration_sec))
     groups, tail = align(n_audio, n_frames, duration_sec)

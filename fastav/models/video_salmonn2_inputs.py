@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn.functional import interpolate
 from transformers import WhisperFeatureExtractor
 
@@ -89,16 +88,6 @@ class Settings:
         begins = np.arange(0, N_POSITIONS - self.window + 1, self.stride) * (piece // N_POSITIONS)
         begins = (np.arange(0, n_samples, piece)[:, None] + begins).ravel()
         return len(begins), int((begins < n_samples).sum())
-
-
-def resize(frame: np.ndarray, side: int) -> np.ndarray:
-    """uint8 [h, w, 3] -> [side, side, 3], stretched, by PIL's antialiased bicubic filter."""
-    return np.asarray(Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC))
-
-
-def pixel_values(frames: np.ndarray) -> torch.Tensor:
-    """uint8 [F, h, w, 3] -> float32 [F, 3, h, w] in -1..1."""
-    return (torch.from_numpy(frames).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
 
 
 def log_mels(sound: np.ndarray, extractor: WhisperFeatureExtractor) -> torch.Tensor:

@@ -9,27 +9,26 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, SiglipVisionConfig, SiglipVisionModel
+from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 from fastav.errors import UserError
 from fastav.layout import TokenLayout, first_audio
 from fastav.media import Clip
 from fastav.models.adapter import Fact, Inputs, resolve
 from fastav.models.beats import Beats, BeatsConfig
+from fastav.models.qwen2 import generate_kwargs, read_tokenizer
+from fastav.models.siglip import SIZES, pixel_values, resize
 from fastav.models.stc import STCConnector
 from fastav.models.videollama2_inputs import (
     N_MEL_FRAMES,
     frame_indices,
     log_mel,
     n_sounding,
-    pixel_values,
     prompt,
-    resize,
     sound,
 )
 from fastav.models.weights import Weights, empty, load, locate, read_json
@@ -39,14 +38,6 @@ N_FRAMES = 8  # where config.json does not say
 RULE_N_AUDIO = 10  # audio tokens that the paper's global rule keeps
 CHANNELS = "first-without-video"  # a video's sound is mixed, of a sound file the first channel is heard
 
-_SIGLIP = {
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 27,
-    "num_attention_heads": 16,
-    "image_size": 384,
-    "patch_size": 14,
-}
 _LLM_SETTINGS = (
     "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads rms_norm_eps "
     "max_position_embeddings rope_theta eos_token_id"
@@ -155,8 +146,8 @@ class VideoLLaMA2Adapter:
         renamed = partial(rename, n_vision_layers=n_vision, table_layer=table)
         self.ignored = load(self.module, weights, renamed, device=self.device, dtype=dtype, device_map=device_map)
         self.model = self.module.llm
-        self.tokenizer = _tokenizer(folder)
-        self.generate_kwargs = _generate_kwargs(folder, config, self.tokenizer)
+        self.tokenizer = read_tokenizer(folder)
+        self.generate_kwargs = generate_kwargs(folder, config, self.tokenizer, pad="<|im_end|>")
         self.n_frames = config.get("num_frames", N_FRAMES)
         self.audio_sizes = beats_config(config)
         self.read_options = {"sampler": self._sample, "resize": self._resize, "channels": CHANNELS}
@@ -224,9 +215,9 @@ def llm_config(config: dict) -> Qwen2Config:
 
 def vision_config(config: dict) -> SiglipVisionConfig:
     """The image tower up to the layer whose output is used: 26 of the published tower's 27."""
-    sizes = config.get("tiny_vision_config", _SIGLIP)
+    sizes = config.get("tiny_vision_config", SIZES)
     n_layers = range(sizes["num_hidden_layers"] + 1)[config.get("mm_vision_select_layer", -2)]
-    kept = {name: sizes[name] for name in _SIGLIP}
+    kept = {name: sizes[name] for name in SIZES}
     return SiglipVisionConfig(**{**kept, "num_hidden_layers": n_layers, "vision_use_head": False})
 
 
@@ -252,24 +243,6 @@ def rename(key: str, n_vision_layers: int = 26, table_layer: int = 0) -> str | N
 def _table_layers(weights: Weights) -> list[int]:
     """Layers whose copy of the audio tower's table the checkpoint holds."""
     return sorted(int(copy[1]) for copy in map(_TABLE.fullmatch, weights.shapes) if copy)
-
-
-def _tokenizer(folder: Path) -> Qwen2Tokenizer:
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        raise UserError(f"{folder} holds no tokenizer; expected tokenizer.json, or vocab.json and merges.txt")
-    return Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
-
-
-def _generate_kwargs(folder: Path, config: dict, tokenizer: Qwen2Tokenizer) -> dict:
-    """Stop and padding ids; a repetition penalty where the checkpoint's generation_config.json has one.
-
-    Generation starts from embeddings, so the penalty sees new tokens alone, as in the reference.
-    """
-    own = read_json(folder, "generation_config.json") if (folder / "generation_config.json").is_file() else {}
-    stops = own.get("eos_token_id", config["eos_token_id"])
-    stops = {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])}
-    kwargs = {"eos_token_id": sorted(stops - {None}), "pad_token_id": tokenizer.eos_token_id}
-    return kwargs | {name: own[name] for name in ("repetition_penalty",) if own.get(name)}
 
 
 def token_estimate(config: dict, duration_sec: float) -> dict[str, int]:

@@ -10,7 +10,6 @@ from fractions import Fraction
 
 import numpy as np
 import torch
-from PIL import Image
 
 from fastav.errors import UserError
 from fastav.media import Clip
@@ -27,16 +26,6 @@ def frame_indices(n_frames: int, n: int) -> list[int]:
     """The middles of n equal parts of 0..n_frames-1, whatever the frame rate; frames repeat when there are fewer than n."""
     step = (n_frames - 1) / n
     return [round((step * i + step * (i + 1)) / 2 + 1e-6) for i in range(n)]
-
-
-def resize(frame: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [h, w, 3] -> [size, size, 3], stretched, by PIL's bicubic filter, which the checkpoint was trained with."""
-    return np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BICUBIC))
-
-
-def pixel_values(frames: np.ndarray) -> torch.Tensor:
-    """uint8 [F, h, w, 3] -> float32 [F, 3, h, w] in -1..1."""
-    return (torch.from_numpy(frames).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
 
 
 def sound(clip: Clip) -> tuple[torch.Tensor, int]:
