@@ -12,10 +12,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from importlib import import_module
 
 import torch
 from torch import nn
-from transformers import AutoModel, LogitsProcessor
+from transformers import MODEL_MAPPING, LogitsProcessor, PreTrainedModel
 
 from fastav.errors import UserError
 
@@ -64,7 +65,16 @@ def _skeleton(config_json: str, config_class: type) -> nn.Module:
     config = config_class.from_dict({**json.loads(config_json), "num_hidden_layers": 1, "layer_types": ["full_attention"]})
     config._attn_implementation = "sdpa"
     with torch.device("meta"):
-        return AutoModel.from_config(config).layers[0]
+        return _decoder_class(config_class)(config).layers[0]
+
+
+def _decoder_class(config_class: type) -> type:
+    """The decoder of a config. AutoModel does not list those that come only as a part of a larger model."""
+    if config_class in MODEL_MAPPING:
+        return MODEL_MAPPING[config_class]
+    home = import_module(config_class.__module__.replace(".configuration_", ".modeling_"))
+    models = (c for c in vars(home).values() if isinstance(c, type) and issubclass(c, PreTrainedModel))
+    return next(c for c in models if c.config_class is config_class)
 
 
 @lru_cache(maxsize=4096)

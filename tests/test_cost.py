@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import random_qwen2
 from torch import nn
-from transformers import DynamicCache, Qwen2Config
+from transformers import DynamicCache, Qwen2_5OmniThinkerConfig, Qwen2Config
 
 from fastav import cost
 from fastav.layout import TokenLayout, first_audio
@@ -113,3 +113,9 @@ def test_clock_ticks_once_per_forward_and_names_nan_logits():
     model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=2, do_sample=False, logits_processor=[clock])
     with pytest.raises(cost.UserError, match="NaN logits"):
         clock.seconds()
+
+
+def test_fvcore_counts_a_decoder_that_automodel_does_not_list():
+    """Oracle: the closed form, on Qwen2.5-Omni's text decoder, which is only a part of a larger model."""
+    config = Qwen2_5OmniThinkerConfig().get_text_config(decoder=True)
+    assert cost.fvcore_flops([300] * 28, config) == pytest.approx(cost.gqa_flops([300] * 28, config), rel=1e-3)

@@ -1,0 +1,325 @@
+"""Time, memory and FLOPs of pruning in a decoder of real shape with random weights: nothing is downloaded.
+
+    python eval/speed.py                                    on a CPU: a decoder scaled down to a seventh, one thread
+    python eval/speed.py --device cuda --attn flash_attention_2 --output h100.json
+    python eval/speed.py --model video-salmonn-2 --p 20 --repeats 15
+
+The prompt has the token counts of one clip in that model, and kept tokens follow its global rule; which of them the fine stage
+removes depends on the weights, how many does not, and time depends on how many. All methods are warmed up and then take turns.
+Prefill is the time to the first token, by the same clock as everywhere in this project. Progress goes to stderr, the table to
+stdout; the last line of stdout is one JSON document (also --output).
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, DynamicCache, Qwen2Config
+
+from fastav import cost, engine
+from fastav.errors import UserError
+from fastav.layout import TokenLayout, first_audio
+from fastav.methods import Method, Trim, Vanilla, lengths, parse
+from fastav.models.adapter import Inputs, resolve
+from fastav.models.video_salmonn2_inputs import align, interleaved_layout
+
+N_NEW_TOKENS = 32
+GOAL_P = 20
+CPU_SLACK, GPU_GOAL = 0.03, 0.59  # on a CPU, prefill time may exceed the FLOPs ratio by this; on a GPU it is at most this
+
+
+def _videollama2() -> TokenLayout:
+    """4 frames (676 tokens) and 30 s of sound, of which 16 s (800 tokens) are there: N = 2,206."""
+    layout = TokenLayout.of(("text", 14), ("video", 676, 4), ("audio", 1496, 800), ("text", 20))
+    return layout.with_facts(rule_keep=first_audio(layout, 10))
+
+
+def _video_salmonn2() -> TokenLayout:
+    """10 s: 10 frames of 182 visual and 6 audio tokens; 20 of the 60 audio tokens hear more than padding: N = 1,910."""
+    return interleaved_layout(14, 182, *align(60, 10, 10.0), 20, 16)
+
+
+MODELS: dict[str, Callable[[], TokenLayout]] = {"videollama2.1-av": _videollama2, "video-salmonn-2": _video_salmonn2}
+
+# Qwen2-7B, the decoder of both models; all its widths divided by 7; and one that only shows that the command works.
+SIZES = {
+    "real": dict(hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4),
+    "scaled": dict(hidden_size=512, intermediate_size=2706, num_hidden_layers=28, num_attention_heads=8, num_key_value_heads=2),
+    "tiny": dict(hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2, num_key_value_heads=1),
+}
+VOCABULARY = {"real": 152064, "scaled": 152064 // 7, "tiny": 100}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method on the prompt. inputs hold what enters the decoder, lengths [L] the planned tokens per layer."""
+
+    label: str
+    method: Method
+    inputs: Inputs
+    lengths: list[int]
+
+
+def cases(layout: TokenLayout, embeds: torch.Tensor, percents: list[int], n_layers: int) -> list[Case]:
+    """Vanilla first, then FastAV and trim+FastAV at every P."""
+    found = []
+    for label in ["vanilla", *(f"{trim}fastav:p={p}" for trim in ("", "trim+") for p in percents)]:
+        method, inputs = parse(label, n_layers), Inputs(embeds, layout)
+        if isinstance(method, Trim):
+            inputs, _ = inputs.subset(method.trimmed(layout))
+        found.append(Case(label, method, inputs, lengths(method, inputs.layout, n_layers)))
+    return found
+
+
+@torch.inference_mode()
+def generate(model, case: Case, n_new_tokens: int) -> tuple[list[float], int]:
+    """(seconds per forward, prefill first; KV bytes of the prompt)."""
+    embeds = case.inputs.embeds
+    if isinstance(case.method, Vanilla):
+        cache = DynamicCache(config=model.config)
+    else:
+        cache = engine.PrunedCache(model.config, case.inputs.layout, case.method)
+    clock = cost.Clock(embeds.device)
+    clock.start()
+    model.generate(
+        inputs_embeds=embeds,
+        attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device),
+        past_key_values=cache,
+        do_sample=False,
+        max_new_tokens=n_new_tokens,
+        logits_processor=[clock],
+    )
+    return clock.seconds(), cost.kv_bytes(cache, case.lengths)
+
+
+def host_syncs(model, case: Case, device: torch.device) -> int | None:
+    """How often the host waited for the GPU between entering layer 0 and entering the last layer of a prefill; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    first, last = (engine.decoder_layers(model)[i] for i in (0, -1))
+    # Registered after the engine's own hooks: what it sends to the device before layer 0 is not counted.
+    handles = [
+        first.register_forward_pre_hook(lambda *args: torch.cuda.set_sync_debug_mode("warn")),
+        last.register_forward_pre_hook(lambda *args: torch.cuda.set_sync_debug_mode("default")),
+    ]
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            generate(model, case, 1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        for handle in handles:
+            handle.remove()
+    return sum("synchronizing CUDA operation" in str(warning.message) for warning in caught)
+
+
+def measure(model, todo: list[Case], repeats: int, progress) -> list[dict]:
+    """One record per case; who begins a repeat takes turns, so that none profits from the others' warm caches."""
+    runs: dict[str, list] = {case.label: [] for case in todo}
+    for case in todo:
+        generate(model, case, N_NEW_TOKENS)
+        progress.update()
+    for repeat in range(repeats):
+        first = repeat % len(todo)
+        for case in [*todo[first:], *todo[:first]]:
+            runs[case.label].append(generate(model, case, N_NEW_TOKENS))
+            progress.update()
+    records = []
+    for case in todo:
+        peak = cost.peak_memory(lambda case=case: generate(model, case, 1), model.device)[0]
+        records.append(_record(model, case, todo[0], runs, peak, host_syncs(model, case, model.device)))
+        progress.update()
+    return records
+
+
+def _record(model, case: Case, vanilla: Case, runs: dict, peak_bytes: int, n_host_syncs: int | None) -> dict:
+    """Field names carry units; every time is [lower quartile, median, upper quartile].
+
+    prefill_relative is each repeat's prefill over vanilla's of the same repeat, so that a machine that slows down counts little.
+    """
+    prefill, base = ([seconds[0] for seconds, _ in runs[label]] for label in (case.label, vanilla.label))
+    gaps = [statistics.mean(seconds[1:]) for seconds, _ in runs[case.label]]
+    formulas = {"flops_relative": cost.gqa_flops, "flops_paper_relative": cost.paper_flops}
+    return {
+        "method": case.label,
+        "lengths": case.lengths,
+        **{name: count(case.lengths, model.config) / count(vanilla.lengths, model.config) for name, count in formulas.items()},
+        "prefill_sec": _quartiles(prefill),
+        "prefill_relative": _quartiles([own / other for own, other in zip(prefill, base, strict=True)]),
+        "per_token_sec": _quartiles(gaps),
+        "peak_bytes": peak_bytes,
+        "kv_bytes": runs[case.label][0][1],
+        "host_syncs_between_layers": n_host_syncs,
+    }
+
+
+def _quartiles(values: list[float]) -> list[float]:
+    return np.percentile(values, (25, 50, 75)).tolist()
+
+
+def goal(records: list[dict], device: torch.device) -> dict | None:
+    """What FastAV at P = 20 is held to on this kind of machine; None when it was not measured."""
+    record = next((r for r in records if r["method"] == f"fastav:p={GOAL_P}"), None)
+    if record is None:
+        return None
+    limit = GPU_GOAL if device.type == "cuda" else record["flops_relative"] + CPU_SLACK
+    found = record["prefill_relative"][1]
+    return {"method": record["method"], "limit": limit, "found": found, "met": found <= limit}
+
+
+def conditions(model, args: argparse.Namespace) -> dict:
+    """Everything a figure needs beside it. load_average: processes that wanted a core in the minute before, ours included."""
+    device = model.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
+    capability = {} if device.type == "cuda" else {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
+    load = {"load_average": round(os.getloadavg()[0], 2)} if hasattr(os, "getloadavg") else {}
+    return {
+        "machine": name,
+        **capability,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        **load,
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+        "python": platform.python_version(),
+        "attention": model.config._attn_implementation,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "repeats": args.repeats,
+        "new_tokens": N_NEW_TOKENS,
+        "weights": "random",
+    }
+
+
+def table(document: dict) -> str:
+    """What a person reads."""
+    tokens = document["tokens"]
+    counts = f"{tokens['text']} text + {tokens['video']} video + {tokens['audio']} audio tokens"
+    lines = [
+        f"{document['model']}, decoder of {document['size']} size: {counts} = {sum(tokens.values())}",
+        ", ".join(f"{name} {value}" for name, value in document["conditions"].items()),
+        "",
+    ]
+    titles = ["method", "FLOPs", "prefill", "of vanilla", "IQR", "per token", "peak", "KV cache", "host syncs"]
+    rows = [titles]
+    for r in document["methods"]:
+        low, middle, high = r["prefill_relative"]
+        syncs = r["host_syncs_between_layers"]
+        rows.append(
+            [
+                r["method"],
+                f"{r['flops_relative']:.3f}",
+                f"{r['prefill_sec'][1] * 1e3:.1f} ms",
+                f"{middle:.3f}",
+                f"{low:.3f}-{high:.3f}",
+                f"{r['per_token_sec'][1] * 1e3:.2f} ms",
+                f"{r['peak_bytes'] / 1e6:.1f} MB",
+                f"{r['kv_bytes'] / 1e6:.2f} MB",
+                "-" if syncs is None else str(syncs),
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines += ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+    lines += ["", "prefill, per token: medians; peak: above weights, in a prefill; FLOPs: GQA-aware closed form, vanilla = 1"]
+    if document["goal"]:
+        g = document["goal"]
+        verdict = "met" if g["met"] else "MISSED"
+        lines.append(f"goal: prefill of {g['method']} at most {g['limit']:.3f} of vanilla: {g['found']:.3f}, {verdict}")
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python eval/speed.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="exit code: 0 done, whether the goal was met or not; 2 something to fix (one line on stderr says what)",
+    )
+    what = p.add_argument_group("what")
+    what.add_argument("--model", default="videollama2.1-av", metavar="NAME", help=f"token counts of: {', '.join(MODELS)}")
+    what.add_argument("--p", default="0,10,20,30", metavar="LIST", help="whole percents of fine pruning (default: 0,10,20,30)")
+    what.add_argument("--size", metavar="NAME", help=f"decoder: {', '.join(SIZES)} (default: real on CUDA, scaled on a CPU)")
+    how = p.add_argument_group("how")
+    how.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    how.add_argument("--dtype", metavar="NAME", help="float32, bfloat16 or float16 (default: bfloat16 on CUDA, float32 on CPU)")
+    how.add_argument("--attn", metavar="NAME", help="sdpa, eager or flash_attention_2 (default: sdpa)")
+    how.add_argument("--threads", type=int, default=1, metavar="N", help="of a CPU (default: 1)")
+    how.add_argument("--repeats", type=int, default=7, metavar="N", help="timed runs of every method, at least 2 (default: 7)")
+    p.add_argument("--output", type=Path, metavar="FILE", help="JSON file of the figures; one that exists is not overwritten")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code, see the parser's epilog."""
+    try:
+        run(parser().parse_args(argv))
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check everything that needs no model, measure, report."""
+    for name, value, known in (("model", args.model, MODELS), ("size", args.size, {None: None, **SIZES})):
+        if value not in known:
+            raise UserError(f"unknown {name} {value!r}; allowed: {', '.join(filter(None, known))}")
+    if not all(p.strip().isdigit() and int(p) <= 100 for p in args.p.split(",")):
+        raise UserError(f"--p takes whole percents from 0 to 100 with commas between, got {args.p!r}")
+    if args.repeats < 2 or args.threads < 1:
+        raise UserError(f"--repeats must be at least 2 and --threads at least 1, got {args.repeats} and {args.threads}")
+    if args.output and (args.output.exists() or not args.output.resolve().parent.is_dir()):
+        raise UserError(f"--output {args.output}: it must be a new file in a folder that exists")
+    device, dtype, attn = resolve(args.device, args.dtype, args.attn)
+    size = args.size or ("real" if device.type == "cuda" else "scaled")
+    if device.type == "cpu":
+        torch.set_num_threads(args.threads)
+
+    model = build(size, device, dtype, attn)
+    layout = MODELS[args.model]()
+    torch.manual_seed(0)
+    embeds = torch.randn(1, len(layout), model.config.hidden_size, device=device, dtype=dtype)
+    percents = list(dict.fromkeys(int(p) for p in args.p.split(",")))
+    todo = cases(layout, embeds, percents, model.config.num_hidden_layers)
+    stated = conditions(model, args)
+    with tqdm(total=len(todo) * (args.repeats + 2), unit="run", desc=args.model) as bar:
+        records = measure(model, todo, args.repeats, bar)
+    document = {
+        "model": args.model,
+        "size": size,
+        "tokens": layout.count(),
+        "conditions": stated,
+        "methods": records,
+        "goal": goal(records, device),
+    }
+    text = json.dumps(document)
+    if args.output:
+        args.output.write_text(text + "\n")
+    print(f"{table(document)}\n{text}")
+
+
+def build(size: str, device: torch.device, dtype: torch.dtype, attn: str):
+    """A stock Qwen2 with random weights, hooks installed. It never stops by itself: all runs have the same length."""
+    torch.manual_seed(0)
+    config = Qwen2Config(vocab_size=VOCABULARY[size], bos_token_id=None, eos_token_id=None, pad_token_id=None, **SIZES[size])
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attn).eval()
+    engine.install(model)
+    return model
+
+
+if __name__ == "__main__":
+    sys.exit(main())

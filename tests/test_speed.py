@@ -1,0 +1,163 @@
+"""The speed command at its smallest size. Oracle: arithmetic by hand on lengths, FLOPs and bytes; never the timings."""
+
+import contextlib
+import io
+import json
+import warnings
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import Qwen2Config
+
+from eval import speed
+from fastav import cost
+
+# A decoder of 4 layers, width 32, MLP 64, 2 heads of 16, one KV head, 100 words.
+LENGTHS = {
+    "vanilla": [2206] * 4,
+    "fastav:p=0": [2206, 2206, 720, 720],  # 34 text + 676 video + 10 audio
+    "fastav:p=20": [2206, 2206, 720, 583],  # 20 % of 686 are 137
+    "trim+fastav:p=0": [1510, 1510, 720, 720],  # 696 audio tokens hear padding
+    "trim+fastav:p=20": [1510, 1510, 720, 583],
+}
+
+
+def flops(lengths):
+    """Per layer n d (2 q + 2 kv) + 2 n^2 q + 3 n d m, with d = q = 32, kv = 16, m = 64; and d V once."""
+    return sum(n * 32 * 96 + 64 * n * n + 3 * n * 32 * 64 for n in lengths) + 3200
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory):
+    """(the JSON file's document, everything on stdout) of one run."""
+    file, out = tmp_path_factory.mktemp("speed") / "cpu.json", io.StringIO()
+    threads = torch.get_num_threads()
+    with contextlib.redirect_stdout(out):
+        code = speed.main(["--device", "cpu", "--size", "tiny", "--repeats", "2", "--p", "0,20", "--output", str(file)])
+    torch.set_num_threads(threads)
+    assert code == 0
+    return json.loads(file.read_text()), out.getvalue()
+
+
+def test_lengths_flops_and_bytes_are_those_by_hand(document):
+    records = {r["method"]: r for r in document[0]["methods"]}
+    assert {name: r["lengths"] for name, r in records.items()} == LENGTHS
+    for name, r in records.items():
+        assert r["flops_relative"] == pytest.approx(flops(LENGTHS[name]) / flops(LENGTHS["vanilla"]), rel=1e-12)
+        assert r["kv_bytes"] == sum(LENGTHS[name]) * 2 * 16 * 4  # K and V, one head of 16, float32
+        assert 0 < r["peak_bytes"] <= records["vanilla"]["peak_bytes"]
+        assert r["host_syncs_between_layers"] is None
+        assert all(low <= middle <= high for low, middle, high in (r["prefill_sec"], r["per_token_sec"]))
+    assert records["vanilla"]["prefill_relative"] == [1.0, 1.0, 1.0]
+
+
+def test_the_last_line_is_the_document_and_the_table_names_its_conditions(document):
+    found, out = document
+    *lines, last = out.splitlines()
+    assert json.loads(last) == found
+    text = "\n".join(lines)
+    assert "34 text + 676 video + 1496 audio tokens = 2206" in text
+    for name in ("machine", "threads", "load_average", "torch", "transformers", "attention", "dtype", "repeats"):
+        assert f"{name} {found['conditions'][name]}" in text
+    rows = [line.split() for line in lines if line.startswith(("vanilla ", "fastav", "trim"))]
+    assert [row[0] for row in rows] == list(LENGTHS) and all(row[-1] == "-" for row in rows)
+    assert rows[0][1] == "1.000"
+    assert f"at most {found['goal']['limit']:.3f} of vanilla" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "kept", "trimmed", "published", "trimmed_flops"),
+    [("videollama2.1-av", 2206, 720, 1510, 55.7, 39), ("video-salmonn-2", 1910, 782, 1870, 57.2, 56)],
+)
+def test_token_counts_are_those_of_the_models(name, total, kept, trimmed, published, trimmed_flops):
+    """FLOPs by the paper's formula at P = 20 in a 7B decoder; 782 = 30 text + 4 frames of 188."""
+    layout = speed.MODELS[name]()
+    _, plain, trim = speed.cases(layout, torch.zeros(1, total, 1), [20], 28)
+    assert len(layout) == plain.lengths[13] == total and plain.lengths[14] == kept
+    assert trim.lengths[13] == trimmed == trim.inputs.embeds.shape[1]
+    config = Qwen2Config(**speed.SIZES["real"])
+    full = cost.paper_flops([total] * 28, config)
+    assert round(100 * cost.paper_flops(plain.lengths, config) / full, 1) == published
+    assert round(100 * cost.paper_flops(trim.lengths, config) / full) == trimmed_flops
+
+
+def test_times_are_compared_within_a_repeat(monkeypatch):
+    """By hand: prefills 1, 3, 8 s beside vanilla's 2, 4, 8: ratios 0.5, 0.75, 1; gaps of 1 and 3 s are 2 s per token."""
+    config = Qwen2Config(**speed.SIZES["tiny"])
+    a, b = (SimpleNamespace(label=label, lengths=[5] * 4) for label in ("vanilla", "x"))
+    runs = {"vanilla": [([t, 1.0], 7) for t in (2.0, 4.0, 8.0)], "x": [([t, 1.0, 3.0], 7) for t in (1.0, 3.0, 8.0)]}
+    record = speed._record(SimpleNamespace(config=config), b, a, runs, 11, None)
+    assert record["prefill_relative"] == [0.625, 0.75, 0.875]
+    assert record["prefill_sec"] == [2.0, 3.0, 5.5] and record["per_token_sec"] == [2.0] * 3
+    assert record["kv_bytes"] == 7 and record["peak_bytes"] == 11
+
+
+def test_methods_take_turns(monkeypatch):
+    """Each repeat begins with the next method, after one warm-up of each."""
+    order = []
+    monkeypatch.setattr(speed, "generate", lambda model, case, n: order.append(case.label) or ([1.0, 1.0], 1))
+    monkeypatch.setattr(cost, "peak_memory", lambda run, device: (1, None))
+    todo = [SimpleNamespace(label=label, lengths=[5] * 4) for label in "abc"]
+    model = SimpleNamespace(config=Qwen2Config(**speed.SIZES["tiny"]), device=torch.device("cpu"))
+    records = speed.measure(model, todo, 4, SimpleNamespace(update=lambda: None))
+    assert "".join(order) == "abc" + "abc" + "bca" + "cab" + "abc"
+    assert [r["method"] for r in records] == list("abc")
+
+
+def test_host_syncs_are_counted_between_the_layers_alone(monkeypatch):
+    """A stand-in for CUDA's sync check: while it is on, one layer in the middle waits twice; waits outside do not count."""
+    model = speed.build("tiny", torch.device("cpu"), torch.float32, "sdpa")
+    layout = speed.MODELS["videollama2.1-av"]()
+    case = speed.cases(layout, torch.randn(1, 2206, 32), [20], 4)[1]
+    mode = ["default"]
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda new: mode.__setitem__(0, new))
+
+    def wait(*args):
+        if mode[0] == "warn":
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+
+    assert speed.host_syncs(model, case, torch.device("cuda")) == 0
+    for module in (model.model.embed_tokens, model.model.norm, model.lm_head):
+        module.register_forward_hook(wait)
+    assert speed.host_syncs(model, case, torch.device("cuda")) == 0
+    for _ in range(2):
+        model.model.layers[2].register_forward_hook(wait)
+    assert speed.host_syncs(model, case, torch.device("cuda")) == 2
+    assert mode == ["default"] and speed.host_syncs(model, case, torch.device("cpu")) is None
+
+
+def test_goals_by_hand():
+    """On a CPU 0.03 above the FLOPs, on a GPU 0.59; only FastAV at P = 20 is held to them."""
+    record = {"method": "fastav:p=20", "flops_relative": 0.5, "prefill_relative": [0.5, 0.53, 0.6]}
+    assert speed.goal([record], torch.device("cpu")) == {"method": "fastav:p=20", "limit": 0.53, "found": 0.53, "met": True}
+    late = {**record, "prefill_relative": [0.5, 0.591, 0.6]}
+    assert speed.goal([late], torch.device("cpu"))["met"] is False
+    assert speed.goal([late], torch.device("cuda"))["limit"] == 0.59
+    assert speed.goal([late], torch.device("cuda"))["met"] is False and speed.goal([record], torch.device("cuda"))["met"]
+    assert speed.goal([{**record, "method": "trim+fastav:p=20"}], torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--model", "tiny"], "unknown model 'tiny'; allowed: videollama2.1-av, video-salmonn-2"),
+        (["--size", "7b"], "unknown size '7b'; allowed: real, scaled, tiny"),
+        (["--p", "10,120"], "whole percents from 0 to 100 with commas between, got '10,120'"),
+        (["--p", ""], "got ''"),
+        (["--repeats", "1"], "--repeats must be at least 2"),
+        (["--threads", "0"], "got 7 and 0"),
+        (["--attn", "fast"], "unknown attention 'fast'"),
+        (["--output", "no/such/folder/x.json"], "a new file in a folder that exists"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line_and_exit_code_2(capsys, given, message):
+    assert speed.main(given) == 2
+    found = capsys.readouterr().err
+    assert found.startswith("error: ") and message in found and found.count("\n") == 1
+
+
+def test_an_earlier_result_is_not_overwritten(capsys, tmp_path):
+    (tmp_path / "a.json").write_text("kept")
+    assert speed.main(["--size", "tiny", "--output", str(tmp_path / "a.json")]) == 2
+    assert (tmp_path / "a.json").read_text() == "kept"
