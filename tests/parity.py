@@ -6,6 +6,7 @@ excess or when DIR holds none of the model's sets, 0 otherwise. Which sets a fol
 
 from __future__ import annotations
 
+import argparse
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -61,17 +62,18 @@ class Report:
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 2 or arguments[0] not in MODELS:
-        print(f"usage: python -m tests.parity {{{','.join(MODELS)}}} DIR", file=sys.stderr)
-        return 2
-    folder = Path(arguments[1])
-    if not folder.is_dir():
-        print(f"{folder} is not a folder", file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.parity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", choices=MODELS)
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    options = parser.parse_args(arguments)
+    if not options.folder.is_dir():
+        parser.error(f"{options.folder} is not a folder")
     report = Report()
-    import_module(MODELS[arguments[0]]).compare(folder, report)
+    import_module(MODELS[options.model]).compare(options.folder, report)
     if not report.n_sets:
-        print(f"{folder} holds none of the sets of {arguments[0]}")
+        print(f"{options.folder} holds none of the sets of {options.model}")
         return 1
     print(f"{len(report.lines)} comparisons in {report.n_sets} sets, {len(report.failures)} in excess")
     for line in report.failures:
