@@ -181,6 +181,12 @@ def test_a_model_and_its_checkpoint_come_from_the_command_line(monkeypatch):
     assert second == (("tiny", None), {})
 
 
+def test_choosing_a_model_whose_weights_are_not_here_says_how_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(gr.Error, match="fetch them with `hf download tsinghua-ee/video-SALMONN-2`"):
+        list(app.change_model("video-salmonn-2"))
+
+
 def test_a_bare_address_gives_the_models_default(session):
     page = restored()
     assert page[app.method_box] == TEXT and page[app.about_box] == session.about and app.question_box not in page

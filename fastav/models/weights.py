@@ -10,7 +10,7 @@ import json
 import math
 import pickle
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import psutil
@@ -90,15 +90,16 @@ class Weights:
             for key, shape, dtype in _header(file):
                 self.shapes[key], self.dtypes[key], self.file_of[key] = shape, dtype, file
 
-    def tensors(self, file: Path, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
-        """(key, tensor) of one file. From safetensors they come straight to `device`; of a `.bin` file they are mapped memory."""
+    def tensors(self, file: Path, keys: Collection[str], device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
+        """(key, tensor) of some keys of one file. From safetensors they come straight to `device`; a `.bin` file is mapped."""
         with _readable(file):
             if file.suffix == ".safetensors":
                 with safe_open(file, "pt", device=str(device)) as opened:
-                    for key in opened.keys():  # noqa: SIM118  (not a dict)
+                    for key in keys:
                         yield key, opened.get_tensor(key)
             else:
-                yield from _unpickled(file, "cpu").items()
+                opened = _unpickled(file, "cpu")
+                yield from ((key, opened[key]) for key in keys)
 
 
 def empty(build: Callable[[], nn.Module]) -> nn.Module:
@@ -145,13 +146,10 @@ def load(
                     "dtype": str(dtype).removeprefix("torch."),
                 }
             bar.update(len(stays))
-            if keys == stays:
-                continue
-            for key, tensor in weights.tensors(file, torch.device("cpu") if device_map else device):
-                if key in keys - stays:
-                    kind = dtype if tensor.is_floating_point() else None
-                    set_module_tensor_to_device(module, wanted[key], placed(wanted[key]), value=tensor, dtype=kind)
-                    bar.update()
+            for key, tensor in weights.tensors(file, sorted(keys - stays), torch.device("cpu") if device_map else device):
+                kind = dtype if tensor.is_floating_point() else None
+                set_module_tensor_to_device(module, wanted[key], placed(wanted[key]), value=tensor, dtype=kind)
+                bar.update()
     if device_map is None:
         module.to(device)  # the buffers; the parameters are there
     else:
