@@ -45,6 +45,17 @@ def alter_tensors(folder, change):
         save_file(tensors, file)
 
 
+def test_keys_are_compared_with_the_published_ones(checkpoint):
+    name, folder = checkpoint
+    alter_tensors(folder, lambda tensors: tensors.pop("model.norm.weight", None))
+    lines = {line.name: line for line in check(name, str(folder))}
+    assert lines["keys that the checkpoint lacks"].passed is False
+    assert lines["keys that the checkpoint lacks"].text == "model.norm.weight"
+    assert lines["keys that the table lacks"].passed is True
+    # The report goes to its end: loading says the same in its own words.
+    assert lines["run"].passed is False and re.search(r"missing: \S*norm.weight", lines["run"].text)
+
+
 def test_the_whole_report_on_an_unaltered_checkpoint(checkpoint, capsys):
     name, folder = checkpoint
     assert main(["check", "--model", name, "--checkpoint", str(folder)]) == 0
@@ -79,17 +90,6 @@ def test_an_altered_fact_is_named_and_no_other(name, alteration, line, tmp_path)
     assert differing(name, tmp_path / "c") == set()
     alter_config(tmp_path / "c", **alteration)
     assert differing(name, tmp_path / "c") == {line}
-
-
-def test_keys_are_compared_with_the_published_ones(checkpoint):
-    name, folder = checkpoint
-    alter_tensors(folder, lambda tensors: tensors.pop("model.norm.weight", None))
-    lines = {line.name: line for line in check(name, str(folder))}
-    assert lines["keys that the checkpoint lacks"].passed is False
-    assert lines["keys that the checkpoint lacks"].text == "model.norm.weight"
-    assert lines["keys that the table lacks"].passed is True
-    # The report goes to its end: loading says the same in its own words.
-    assert lines["run"].passed is False and re.search(r"missing: \S*norm.weight", lines["run"].text)
 
 
 def test_a_repetition_penalty_of_the_checkpoint_is_shown(checkpoint):

@@ -63,6 +63,24 @@ def test_inputs_embeds_prefill_equals_token_ids(model, layout):
     assert torch.equal(by_ids[1], by_embeds[1])
 
 
+def test_layers_that_return_tuples_are_pruned_alike(model, layout):
+    """Older models' layers return (hidden, ...). Oracle: the same layers returning tensors."""
+    ids, got = prompt(model), []
+    for as_tuple in (False, True):
+        each = random_qwen2()
+        if as_tuple:
+            for layer in each.model.layers:
+                layer.forward = lambda *args, own=layer.forward, **kwargs: (own(*args, **kwargs), "attention")
+        fastav.install(each)
+        if as_tuple:  # runs after FastAV's hook, so that the model around the layers still gets a tensor
+            for layer in each.model.layers:
+                layer.register_forward_hook(lambda module, args, output: output[0])
+        cache = fastav.PrunedCache(each.config, layout, FastAV())
+        got.append((greedy(each, input_ids=ids, past_key_values=cache), cache.kept()))
+    (tensors, kept), (tuples, kept_of_tuples) = got
+    assert kept == kept_of_tuples and tensors[0] == tuples[0] and torch.equal(tensors[1], tuples[1])
+
+
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
 def test_keep_all_and_p_zero_is_vanilla_token_for_token(layout, attn):
     model = random_qwen2(attn)

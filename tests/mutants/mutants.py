@@ -35,6 +35,20 @@ MUTANTS = {
         ("trim keeps the padding and drops the rest", "return ~layout.padding", "return layout.padding"),
         ("an untrimmed prompt passes unnoticed", "if layout.padding.any():", "if layout.padding.all():"),
     ],
+    ("fastav/models/beats.py", "tests/test_videollama2.py"): [
+        ("the position gate is off by one", "a * (b * self.grep_a - 1) + 2", "a * (b * self.grep_a - 1) + 1"),
+        ("no deep norm", "self.alpha * x + self.self_attn(x, bias)", "x + self.self_attn(x, bias)"),
+    ],
+    ("fastav/models/videollama2_inputs.py", "tests/test_videollama2.py"): [
+        ("the last piece of sound ends with the track", "Fraction(0)) / N_PIECES", "Fraction(0)) / (N_PIECES - 1)"),
+    ],
+    ("fastav/models/video_salmonn2_inputs.py", "tests/test_video_salmonn2.py"): [
+        ("one padding token counts as sound", "(groups < n_sounding).sum(1)", "(groups <= n_sounding).sum(1)"),
+        ("front of the sound rounded to tokens", "round(real_time_sec * 50)", "round(real_time_sec * 2)"),
+    ],
+    ("fastav/check.py", "tests/test_check.py"): [
+        ("missing keys are not told", "sorted(set(table) - set(found))", "sorted(set())"),
+    ],
     ("fastav/models/weights.py", "tests/test_weights.py"): [
         ("missing keys pass", '("missing", missing)', '("missing", [])'),
         ("unknown keys pass", '("unknown key", unknown)', '("unknown key", [])'),
