@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import gc
 import html
 import mimetypes
 import os
@@ -79,16 +80,19 @@ class Sessions:
     def get(self, name: str):
         """The session of model `name`, loaded when it is first asked for. Raises UserError when it cannot be.
 
-        Checkpoint, device and the like are those of the command line for its model, and the usual ones for any other.
+        Device, dtype and attention are those of the command line; checkpoint, revision and device map are for its model alone.
         """
         models.check_name(name)
         with self._lock:
             if self._session is None or self._session.model_name != name:
                 from fastav import session
 
-                self._session = None  # its memory goes before the next model comes
-                own = name == GIVEN.model
-                self._session = session.load(name, GIVEN.checkpoint if own else None, **(arguments.options(GIVEN) if own else {}))
+                self._session = None
+                gc.collect()  # its memory goes before the next model comes
+                options = arguments.options(GIVEN)
+                if name != GIVEN.model:
+                    options |= {"revision": None, "device_map": None}
+                self._session = session.load(name, GIVEN.checkpoint if name == GIVEN.model else None, **options)
             return self._session
 
     def preload(self) -> None:

@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
             return check(_check_parser().parse_args(argv[1:]))
         return ask(_ask_parser().parse_args(argv))
     except UserError as error:
-        print(f"fastav: {error}", file=sys.stderr)
+        print(f"fastav: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
 
@@ -39,6 +39,8 @@ def ask(options: argparse.Namespace) -> int:
 
     methods.parse(options.method)  # names are checked before anything heavy is loaded
     models.check_name(options.model)
+    if not options.question.strip():
+        raise UserError("the question is empty; ask something about the clip")
     if not Path(options.clip).is_file():
         raise UserError(f"{options.clip}: no such file; give a video or audio file")
     session = _load(options)

@@ -10,10 +10,11 @@ import json
 import platform
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -21,7 +22,7 @@ from fastav import models, session
 from fastav.errors import UserError
 from fastav.models.estimate import estimate
 from fastav.models.qwen2 import read_generation_config
-from fastav.models.weights import Weights, locate, read_json
+from fastav.models.weights import Weights, describes, locate, read_json
 from fastav.session import Session
 
 CLIP = Path(__file__).resolve().parents[1] / "assets" / "examples" / "dog_car.mp4"
@@ -55,16 +56,29 @@ def check(name: str, checkpoint: str | None = None, *, clip: Path = CLIP, **opti
         yield from _run(name, checkpoint, clip, options)
         return
     folder = locate(checkpoint, home.HUB_ID, options.get("revision"))
-    config = read_json(folder, "config.json")
-    weights = Weights(folder)
+    config, weights = read_json(folder, "config.json"), Weights(folder)
     yield Line("files", f"{len(weights.files)} with {len(weights.shapes)} tensors, {_dtypes(weights)}")
     yield from _keys(name, weights)
-    for fact in home.facts(weights, config, read_generation_config(folder)):
+    yield from _attempted("facts", lambda: _facts(home, folder, weights, config))
+    given = {k: options.get(k) for k in ("revision", "device", "dtype")}
+    yield from _attempted("estimate", lambda: iter([Line("estimate", str(estimate(name, checkpoint, **given)))]))
+    yield from _run(name, checkpoint, clip, options)
+
+
+def _attempted(part: str, lines: Callable[[], Iterator[Line]]) -> Iterator[Line]:
+    """The lines of one part; what stops it becomes its last line."""
+    try:
+        yield from lines()
+    except UserError as error:
+        yield Line(part, str(error), False)
+
+
+def _facts(home: ModuleType, folder: Path, weights: Weights, config: dict) -> Iterator[Line]:
+    with describes(folder, "this model"):
+        facts = home.facts(weights, config, read_generation_config(folder))
+    for fact in facts:
         expected = f" (expected {fact.expected})" if fact.ok is not True and fact.expected else ""
         yield Line(fact.name, fact.found + expected, fact.ok)
-    given = {k: options.get(k) for k in ("revision", "device", "dtype")}
-    yield Line("estimate", str(estimate(name, checkpoint, **given)))
-    yield from _run(name, checkpoint, clip, options)
 
 
 def _dtypes(weights: Weights) -> str:
@@ -73,26 +87,37 @@ def _dtypes(weights: Weights) -> str:
 
 
 def _keys(name: str, weights: Weights) -> Iterator[Line]:
-    """Keys against the table of the published model; shapes and counts too where the width is the published one."""
+    """Keys against the table of the published model; shapes and counts too where the width is the published one.
+
+    What the adapter ignores on purpose may be there or not, as often as it likes.
+    """
     file = _KEYS / f"{name}.json"
     if not file.is_file():
         yield Line("keys", "there is no table for this model; loading compares them with transformers' own")
         return
-    table = json.loads(file.read_text())
+    table, rename = json.loads(file.read_text()), models.home(name).rename
+    needed = {pattern for pattern in table if _copies(pattern, table[pattern]["n"], rename) == table[pattern]["n"]}
     found = Counter(_pattern(key) for key in weights.shapes)
-    shapes = {_pattern(key): list(shape) for key, shape in weights.shapes.items()}
-    missing, unknown = sorted(set(table) - set(found)), sorted(set(found) - set(table))
+    missing, unknown = sorted(needed - set(found)), sorted(set(found) - set(table))
     yield Line("keys that the table lacks", ", ".join(unknown) or "none", not unknown)
     yield Line("keys that the checkpoint lacks", ", ".join(missing) or "none", not missing)
-    both = sorted(set(table) & set(found))
     width = "model.norm.weight"
-    if shapes.get(width) != table[width]["shape"]:
-        yield Line("shapes", f"width {shapes.get(width)} is not the published {table[width]['shape']}: not compared")
+    if list(weights.shapes.get(width, ())) != table[width]["shape"]:
+        yield Line("shapes", f"width {weights.shapes.get(width)} is not the published {table[width]['shape']}: not compared")
         return
-    wrong = [f"{k} {shapes[k]}, expected {table[k]['shape']}" for k in both if shapes[k] != table[k]["shape"]]
-    counts = [f"{k} {found[k]} times, expected {table[k]['n']}" for k in both if found[k] != table[k]["n"]]
+    wrong = [
+        f"{key} {list(shape)}, expected {table[_pattern(key)]['shape']}"
+        for key, shape in weights.shapes.items()
+        if _pattern(key) in table and list(shape) != table[_pattern(key)]["shape"]
+    ]
+    counts = [f"{k} {found[k]} times, expected {table[k]['n']}" for k in sorted(needed & set(found)) if found[k] != table[k]["n"]]
     yield Line("shapes", "; ".join(wrong) or "all as in the table", not wrong)
     yield Line("numbers of layers", "; ".join(counts) or "all as in the table", not counts)
+
+
+def _copies(pattern: str, n: int, rename: Callable[[str], str | None]) -> int:
+    """How many of the n layers' tensors of a pattern the model uses."""
+    return sum(rename(pattern.replace("{i}", str(i))) is not None for i in range(n))
 
 
 def _pattern(key: str) -> str:
@@ -104,7 +129,7 @@ def _run(name: str, checkpoint: str | None, clip: Path, options: dict) -> Iterat
     try:
         loaded = session.load(name, checkpoint, **options)
         ignored = getattr(loaded.adapter, "ignored", [])
-        yield Line("loading", f"every key used, {len(ignored)} ignored on purpose" + _sample(ignored), True)
+        yield Line("loading", f"every key used, {len(ignored)} ignored on purpose" + _patterns(ignored), True)
         decoded = loaded.read(clip)
         yield _finite(loaded, decoded)
         comparison = loaded.compare(decoded, QUESTION)
@@ -120,9 +145,9 @@ def _run(name: str, checkpoint: str | None, clip: Path, options: dict) -> Iterat
     yield Line("FLOPs, vanilla = 100", f"{pruned.flops_relative_percent:.1f}, {formula}; {pruned.method}")
 
 
-def _sample(keys: list[str]) -> str:
+def _patterns(keys: list[str]) -> str:
     patterns = sorted({_pattern(key) for key in keys})
-    return f": {', '.join(patterns[:6])}" + (", ..." if len(patterns) > 6 else "") if patterns else ""
+    return f": {', '.join(patterns)}" if patterns else ""
 
 
 @torch.inference_mode()

@@ -40,7 +40,7 @@ class Result:
     total_sec: float  # from the start of prefill to the last token
     n_repeats: int  # 1 = a single run, otherwise medians over this many
     kv_bytes: int  # KV cache after prefill, from the cache's own tensors
-    peak_bytes: int | None  # peak above what was allocated before the run; None where not measured
+    peak_bytes: int | None  # peak above what was allocated before the run, on the prompt's GPU; None where not measured
     total_bytes: int | None  # peak including weights (CUDA only)
     device: str
     dtype: str

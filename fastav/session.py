@@ -47,9 +47,7 @@ class Session:
         self.config = adapter.model.config.get_text_config(decoder=True)
         self.n_layers = self.config.num_hidden_layers
         self.model_name, self.checkpoint, self.about = adapter.name, adapter.checkpoint, adapter.about
-        # Weights kept on disk are on the meta device between uses; whatever is not meta tells device and dtype.
-        there = next(p for p in self.model.parameters() if not p.is_meta)
-        self.device, self.dtype = there.device, there.dtype
+        self.device, self.dtype = adapter.device, adapter.model.dtype
         self.default_method = self.canonical("fastav")
         self._lock = threading.Lock()
         self._encoded: tuple[str, object, float] | None = None  # of the last clip: sha256, features, seconds
@@ -185,7 +183,7 @@ class Session:
                 began = time.perf_counter()
                 features = self.adapter.encode(clip)
                 if self.device.type == "cuda":
-                    torch.cuda.synchronize()
+                    torch.cuda.synchronize(self.device)
                 self._encoded = (clip.sha256, features, time.perf_counter() - began)
             inputs = self.adapter.prepare(self._encoded[1], clip, question)
         layout = inputs.layout.with_facts(request_id=f"{clip.sha256}\0{question}")
@@ -208,9 +206,11 @@ class Session:
         else:
             cache = engine.PrunedCache(self.model.config, request.inputs.layout, request.method)
         clock = Clock(embeds.device)
+        before = 0
         if embeds.device.type == "cuda":
+            torch.cuda.set_device(embeds.device)  # clock and counters are of the current device, which is each thread's own
             torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated() if embeds.device.type == "cuda" else 0
+            before = torch.cuda.memory_allocated()
         clock.start()
         ids = self.model.generate(
             inputs_embeds=embeds,

@@ -178,7 +178,8 @@ def test_a_model_and_its_checkpoint_come_from_the_command_line(monkeypatch):
     sessions.get("tiny")
     (first, options), second = asked
     assert first == ("video-salmonn-2", "x") and options["dtype"] == "float32"
-    assert second == (("tiny", None), {})
+    assert second[0] == ("tiny", None)
+    assert second[1] == {"revision": None, "device": None, "dtype": "float32", "device_map": None, "attn": None}
 
 
 def test_choosing_a_model_whose_weights_are_not_here_says_how_to_get_them(tmp_path, monkeypatch):

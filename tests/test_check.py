@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from fastav.__main__ import main
-from fastav.check import check
+from fastav.check import CLIP, check
 
 GOLDEN = Path(__file__).parent / "golden"
 FOLDERS = {"videollama2.1-av": GOLDEN / "videollama2" / "tiny", "video-salmonn-2": GOLDEN / "video_salmonn2"}
@@ -90,6 +90,39 @@ def test_an_altered_fact_is_named_and_no_other(name, alteration, line, tmp_path)
     assert differing(name, tmp_path / "c") == set()
     alter_config(tmp_path / "c", **alteration)
     assert differing(name, tmp_path / "c") == {line}
+
+
+def test_what_the_model_ignores_may_be_missing(tmp_path):
+    """The facts page allows one copy of BEATs' distance table and no classifier; nothing reads the Q-Former's positions."""
+    for name, dropped in (
+        ("videollama2.1-av", r"predictor|layers\.[12].*relative_attention"),
+        ("video-salmonn-2", "position_ids"),
+    ):
+        shutil.copytree(FOLDERS[name], tmp_path / name)
+
+        def drop(tensors, dropped=dropped):
+            for key in [key for key in tensors if re.search(dropped, key)]:
+                del tensors[key]
+
+        alter_tensors(tmp_path / name, drop)
+        assert differing(name, tmp_path / name) == set()
+
+
+def test_a_part_that_stops_does_not_stop_the_report(checkpoint):
+    name, folder = checkpoint
+    (folder / "generation_config.json").write_text("{")
+    lines = {line.name: line for line in check(name, str(folder))}
+    assert lines["facts"].passed is False and "generation_config.json" in lines["facts"].text
+    assert "KV cache unpruned" in lines["estimate"].text and "run" in lines
+
+
+def test_a_config_without_sizes_is_one_line(checkpoint, capsys):
+    name, folder = checkpoint
+    config = json.loads((folder / "config.json").read_text())
+    del config["hidden_size"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert main([str(CLIP), "Is it?", "--model", name, "--checkpoint", str(folder)]) == 2
+    assert re.search(r"config.json does not describe .*hidden_size", capsys.readouterr().err)
 
 
 def test_a_repetition_penalty_of_the_checkpoint_is_shown(checkpoint):

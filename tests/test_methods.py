@@ -172,5 +172,6 @@ def test_trim_leaves_out_padding_alone_and_says_so_where_it_cannot():
     assert lengths(method, shorter, 4) == [11] * 4
     with pytest.raises(UserError, match="needs a prompt without its 3 padding tokens"):
         lengths(method, layout, 4)
-    with pytest.raises(UserError, match="unknown method 'fastv'.*trim or trim.METHOD"):
-        parse("trim+fastv")
+    for text, said in (("trim+fastv", "unknown method 'fastv'"), ("trim+", "unknown method ''"), ("trim+trim", "trims twice")):
+        with pytest.raises(UserError, match=f"{said}.*trim or trim.METHOD"):
+            parse(text)

@@ -27,6 +27,7 @@ class StubAdapter:
 
     name, checkpoint, about, n_new_tokens = "stub", "nowhere", "noise", 12
     read_options: dict = {}
+    device = torch.device("cpu")
 
     def __init__(self):
         self.model = random_qwen2("sdpa").float()

@@ -11,6 +11,7 @@ from torch import nn
 
 from fastav.errors import UserError
 from fastav.models import load_model, weights
+from fastav.models.adapter import resolve
 
 
 def build():
@@ -93,6 +94,46 @@ def test_wrong_keys_are_named(tmp_path, tensors, form):
         load(write(tmp_path / "shape", {**tensors, "model.a.bias": taken[:3].clone()}, form))
 
 
+def test_keys_given_twice_or_quantised_are_named(tmp_path, tensors):
+    twice = {**tensors, "a.bias": tensors["model.a.bias"].clone()}
+    with pytest.raises(UserError, match="given twice: a.bias, model.a.bias$"):
+        load(write(tmp_path / "twice", twice))
+    quantised = {**tensors, "model.a.weight": tensors["model.a.weight"].to(torch.int8)}
+    with pytest.raises(UserError, match="quantised or no floating point: model.a.weight$"):
+        load(write(tmp_path / "int8", quantised))
+
+
+def test_a_missing_key_has_the_checkpoints_name(tmp_path, tensors):
+    del tensors["model.a.bias"]
+    module, found = weights.empty(build), weights.Weights(write(tmp_path / "c", tensors))
+    options = {"device": torch.device("cpu"), "dtype": torch.float32, "original": lambda name: f"model.{name}"}
+    with pytest.raises(UserError, match="missing: model.a.bias$"):
+        weights.load(module, found, rename, **options)
+
+
+@pytest.mark.parametrize("content", [{"weight_map": []}, {"weight_map": {"a": 3}}, {}])
+def test_an_index_that_maps_nothing_is_named(tmp_path, content):
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="index.json has no weight_map"):
+        weights.Weights(tmp_path)
+
+
+@pytest.mark.parametrize("content", [[torch.ones(2)], {"state_dict": {"a": torch.ones(2)}}, {3: torch.ones(2)}])
+def test_a_bin_file_of_something_else_is_named(tmp_path, content):
+    torch.save(content, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="does not hold a dict of tensors by name"):
+        weights.Weights(tmp_path)
+
+
+def test_what_stays_on_disk_comes_back_in_the_wanted_dtype(tmp_path, tensors):
+    folder = write(tmp_path / "c", {key: tensor.float() for key, tensor in tensors.items()})
+    mapped, _ = load(folder, torch.bfloat16, device_map={"": "disk"})
+    plain, _ = load(folder, torch.bfloat16)
+    x = torch.randn(2, 6, dtype=torch.bfloat16)
+    assert mapped["a"].weight.is_meta and mapped["a"].weight.dtype == torch.bfloat16
+    assert torch.equal(mapped["a"](x), plain["a"](x))
+
+
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
 def test_broken_files_are_named(tmp_path, tensors, form):
     folder = write(tmp_path / "cut", tensors, form)
@@ -126,6 +167,40 @@ def test_weights_that_do_not_fit_are_refused_before_reading(tmp_path, tensors, m
     with pytest.raises(UserError, match=r"take 0.0 GB in float32, and 0.0 GB are free on cpu"):
         load(write(tmp_path / "c", tensors))  # 43 numbers of 4 bytes
     load(tmp_path / "c", dtype=torch.float8_e4m3fn)  # 43 bytes
+
+
+def test_a_folder_has_no_revisions(tmp_path):
+    with pytest.raises(UserError, match="is a folder, which has no revisions"):
+        weights.locate(str(tmp_path), "some/model", "main")
+
+
+def test_a_hub_id_that_cannot_be_fetched_says_how(tmp_path, monkeypatch):
+    """No network: whatever the hub library raises becomes one line. A half-fetched snapshot does not count as fetched."""
+    asked = []
+
+    def snapshot_download(hub_id, **options):
+        asked.append(options)
+        if options.get("local_files_only"):
+            return str(tmp_path)  # a snapshot without weights
+        raise RuntimeError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(
+        UserError, match=r"could not be fetched from the hub \(RuntimeError\).*`hf download some/model --revision v2`"
+    ):
+        weights.locate("some/model", "other/model", "v2")
+    assert [bool(options.get("local_files_only")) for options in asked] == [True, False]
+    with pytest.raises(UserError, match="are not on this machine; fetch them with `hf download other/model`"):
+        weights.locate(None, "other/model")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("mps", "unknown device 'mps'"), ("cpu:3", "unknown device 'cpu:3'"), ("meta", "unknown device"), ("tpu", "unknown device")],
+)
+def test_devices_that_are_none_are_named(name, said):
+    with pytest.raises(UserError, match=said):
+        resolve(name)
 
 
 @pytest.mark.parametrize("name", ["videollama2.1-av", "video-salmonn-2", "qwen2.5-omni"])

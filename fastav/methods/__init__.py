@@ -21,9 +21,12 @@ def parse(text: str, n_layers: int | None = None) -> Method:
     With `n_layers`, a missing start becomes the middle layer and one outside the model is refused.
     Raises UserError for an unknown name, setting or value, listing what is allowed.
     """
-    first, _, rest = text.strip().partition("+")
+    first, plus, rest = text.strip().partition("+")
     if first == "trim":
-        return Trim(parse(rest or "vanilla", n_layers))
+        inner = parse(rest if plus else "vanilla", n_layers)
+        if isinstance(inner, Trim):
+            raise UserError(f"{text!r} trims twice; allowed: trim or trim+METHOD")
+        return Trim(inner)
     name, _, settings = text.strip().partition(":")
     if name not in METHODS:
         names = ", ".join(sorted(METHODS))

@@ -68,6 +68,7 @@ class Adapter(Protocol):
     name: str  # registry name
     checkpoint: str  # where the weights came from
     about: str  # a sentence or two: what the model knows and cannot know
+    device: torch.device  # where prompts go
     model: torch.nn.Module  # the stock transformers model whose generate() answers
     n_new_tokens: int  # default limit of an answer
     read_options: dict  # for media.read_clip: sampler, size or resize, channels
@@ -94,8 +95,12 @@ def resolve(device=None, dtype=None, attn=None) -> tuple[torch.device, torch.dty
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
         raise UserError(f"unknown device {device!r}; allowed: cpu, cuda, cuda:0, ...") from error
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
+        raise UserError(f"unknown device {str(device)!r}; allowed: cpu, cuda, cuda:0, ...")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {device} was asked for, but torch sees no CUDA GPU; allowed here: cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {device} was asked for, but there are {torch.cuda.device_count()} GPUs, counted from cuda:0")
     dtype = dtype or ("bfloat16" if device.type == "cuda" else "float32")
     if dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
@@ -105,6 +110,8 @@ def resolve(device=None, dtype=None, attn=None) -> tuple[torch.device, torch.dty
     if attn == "flash_attention_2":
         from transformers.utils import is_flash_attn_2_available
 
-        if not is_flash_attn_2_available():
+        if not is_flash_attn_2_available() or device.type != "cuda":
             raise UserError("flash_attention_2 needs a GPU and the flash-attn package: pip install -r requirements-gpu.txt")
+        if dtype == "float32":
+            raise UserError("flash_attention_2 computes in 16 bits; give dtype bfloat16 or float16")
     return device, DTYPES[dtype], attn

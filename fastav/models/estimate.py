@@ -9,7 +9,7 @@ import torch
 
 from fastav import models
 from fastav.models.adapter import resolve
-from fastav.models.weights import Weights, free_bytes, locate, n_bytes, read_json
+from fastav.models.weights import Weights, describes, free_bytes, locate, n_bytes, read_json
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ def estimate(name: str, checkpoint: str | None = None, *, revision=None, device=
     folder = locate(checkpoint, home.HUB_ID, revision)
     config, weights = read_json(folder, "config.json"), Weights(folder)
     device, dtype, _ = resolve(device, dtype)
-    tokens = home.token_estimate(config, duration_sec)
+    with describes(folder, name):
+        tokens, n_numbers = home.token_estimate(config, duration_sec), kv_numbers(config)
     used = [key for key in weights.shapes if home.rename(key) is not None]
     return Estimate(
         folder=folder,
@@ -55,7 +56,7 @@ def estimate(name: str, checkpoint: str | None = None, *, revision=None, device=
         dtype=dtype,
         duration_sec=duration_sec,
         tokens=tokens,
-        kv_bytes=sum(tokens.values()) * kv_numbers(config) * dtype.itemsize,
+        kv_bytes=sum(tokens.values()) * n_numbers * dtype.itemsize,
     )
 
 

@@ -41,14 +41,14 @@ class Tiny:
 
         if revision is not None or device_map is not None:
             raise UserError("the built-in model has no revisions and fits on any device; leave out revision and device map")
-        device, dtype, attn = resolve(device, dtype, attn)
+        self.device, dtype, attn = resolve(device, dtype, attn)
         folder = Path(checkpoint) if checkpoint else ASSETS
         if not (folder / "model.safetensors").is_file():
             raise UserError(
                 f"{folder} has no model.safetensors; give --checkpoint a folder made by `python -m fastav.tiny.train`"
             )
         self.checkpoint = str(checkpoint or "assets/tiny")
-        self.tiny = load(folder).to(device, dtype)
+        self.tiny = load(folder).to(self.device, dtype)
         self.model = self.tiny.decoder
         self.model.set_attn_implementation(attn)
         self.plan = Plan.read(folder / "plan.json") if (folder / "plan.json").is_file() else None

@@ -10,21 +10,25 @@ import json
 import math
 import pickle
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import torch
 from accelerate import dispatch_model, infer_auto_device_map, init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from tqdm import tqdm
 
 from fastav.errors import UserError
 
-_SAFETENSORS_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin")
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_SAFETENSORS_DTYPES = dict(zip(("F64", "F32", "F16", "BF16"), _FLOATS, strict=True))
+_TEXTS = ["*.json", "*.txt", "*.model"]
 
 
 def locate(checkpoint: str | None, default_hub_id: str, revision: str | None = None) -> Path:
@@ -34,27 +38,33 @@ def locate(checkpoint: str | None, default_hub_id: str, revision: str | None = N
     of many gigabytes. Raises UserError with the command that fixes it.
     """
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    if checkpoint is not None and Path(checkpoint).expanduser().is_dir():
+    if checkpoint and Path(checkpoint).expanduser().is_dir():
+        if revision is not None:
+            raise UserError(f"{checkpoint} is a folder, which has no revisions; leave out {revision!r}")
         return Path(checkpoint).expanduser()
-    hub_id = checkpoint or default_hub_id
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) or hub_id.startswith("."):
-        raise UserError(f"{hub_id} is not a folder; give --checkpoint a folder with weights or a hub id such as {default_hub_id}")
+    hub_id = default_hub_id if checkpoint is None else str(checkpoint)
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", hub_id):
+        raise UserError(
+            f"{hub_id!r} is not a folder; give --checkpoint a folder with weights or a hub id such as {default_hub_id}"
+        )
     command = f"hf download {hub_id}" + (f" --revision {revision}" if revision else "")
     try:
-        return Path(huggingface_hub.snapshot_download(hub_id, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, OSError):
+        folder = Path(huggingface_hub.snapshot_download(hub_id, revision=revision, local_files_only=True))
+        _weight_files(folder)
+        return folder
+    except Exception:  # not cached, or only a part of it is
         if checkpoint is None:
             raise UserError(
                 f"the weights of {hub_id} are not on this machine; fetch them with `{command}`, "
                 "or give --checkpoint a folder that holds them"
             ) from None
     try:
-        names = huggingface_hub.HfApi().list_repo_files(hub_id, revision=revision)
-        twice = ["*.bin"] if any(name.endswith(".safetensors") for name in names) else []
-        return Path(huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=_FILES, ignore_patterns=twice))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        texts = huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=_TEXTS)
+        sharded = (Path(texts) / "model.safetensors.index.json").is_file()
+        files = ("*.safetensors",) if sharded else ("*.safetensors", "*.bin")
+        return Path(huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=[*_TEXTS, *files]))
+    except Exception as error:  # of the hub library, or of whichever HTTP client it uses
         raise UserError(
             f"{hub_id} is no folder here and could not be fetched from the hub ({type(error).__name__}); where there is a "
             f"network, `{command}` fetches it"
@@ -73,6 +83,16 @@ def read_json(folder: Path, name: str) -> dict:
         raise UserError(f"cannot read {path} ({error}); a checkpoint folder needs it") from error
 
 
+@contextmanager
+def describes(folder: Path, what: str) -> Iterator[None]:
+    """Reading or building from config.json inside this: a missing or impossible value becomes one named error."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, StrictDataclassError, TypeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{Path(folder) / 'config.json'} does not describe {what} ({reason})") from error
+
+
 class Weights:
     """The tensors of a checkpoint folder by key. Reads headers only, until `tensors` is asked.
 
@@ -88,6 +108,8 @@ class Weights:
         self.file_of: dict[str, Path] = {}
         for file in self.files:
             for key, shape, dtype in _header(file):
+                if key in self.file_of:
+                    raise UserError(f"{key} lies both in {self.file_of[key].name} and in {file.name} of {self.folder}")
                 self.shapes[key], self.dtypes[key], self.file_of[key] = shape, dtype, file
 
     def tensors(self, file: Path, keys: Collection[str], device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
@@ -115,6 +137,7 @@ def load(
     weights: Weights,
     rename: Callable[[str], str | None],
     *,
+    original: Callable[[str], str] = lambda name: name,
     device: torch.device,
     dtype: torch.dtype,
     device_map: str | dict | None = None,
@@ -122,16 +145,20 @@ def load(
     """Fill a module made by `empty`. Returns the checkpoint keys that were deliberately ignored.
 
     rename       checkpoint key -> name in `module.state_dict()`, or None for a key that is deliberately ignored.
+    original     the other way round, for naming a key that is missing.
     device_map   None: everything on `device`. "auto": over all GPUs, then main memory, then disk. A dict of module name ->
                  device, "cpu" or "disk", as accelerate has it; what lies on disk stays in the checkpoint's own files.
     Raises UserError naming keys that are missing, unknown or of another shape, or when the weights cannot fit.
     """
     names = {key: rename(key) for key in weights.shapes}
-    _check_keys(module, weights, names)
+    _check_keys(module, weights, names, original)
+    for parameter in module.parameters():  # accelerate brings back what stays on disk in its placeholder's dtype
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
     placed = _placement(module, device, dtype, device_map)
     wanted = {key: name for key, name in names.items() if name is not None}
     if device_map is None:
-        _check_memory(n_bytes(weights, wanted, dtype), device, dtype)
+        check_memory(n_bytes(weights, wanted, dtype), device, dtype)
     on_disk = {}
     with tqdm(total=len(wanted), unit="tensor", desc="loading weights", leave=False) as bar:
         for file in weights.files:
@@ -163,14 +190,19 @@ def n_bytes(weights: Weights, keys, dtype: torch.dtype) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device now."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    """Memory that is free on a device now. What torch keeps of a GPU for its own use is free, too."""
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 class _placement:  # noqa: N801  (used like a function)
     """Parameter name -> device, from a device map; `map` is the whole of it. Raises UserError for a map that misses some."""
 
     def __init__(self, module: nn.Module, device, dtype, device_map):
+        if device_map is not None and device.type == "cpu" and torch.cuda.is_available():
+            raise UserError("a device map on a machine with a GPU needs a CUDA device for the prompt; leave out device cpu")
         self.map = {"": device} if device_map is None else device_map
         if isinstance(device_map, str):
             if device_map != "auto":
@@ -188,27 +220,37 @@ class _placement:  # noqa: N801  (used like a function)
         raise UserError(f"the device map has no place for {name}; it names {', '.join(self.map)}")
 
 
-def _check_keys(module: nn.Module, weights: Weights, names: dict[str, str | None]) -> None:
-    """All names of the module are given once, in its shapes, and nothing else is."""
-    expected = {name: tuple(t.shape) for name, t in module.state_dict().items()}
-    given = [name for name in names.values() if name is not None]
-    missing = sorted(set(expected) - set(given))
-    unknown = sorted(key for key, name in names.items() if name is not None and name not in expected)
-    shapes = [
-        f"{key} is {weights.shapes[key]}, expected {expected[name]}"
-        for key, name in names.items()
-        if name in expected and weights.shapes[key] != expected[name]
+def _check_keys(module: nn.Module, weights: Weights, names: dict[str, str | None], original: Callable[[str], str]) -> None:
+    """All names of the module are given once, in its shapes and as floating-point numbers, and nothing else is."""
+    expected = module.state_dict()
+    used = {key: name for key, name in names.items() if name is not None}
+    times = Counter(used.values())
+    problems = {
+        "missing": [original(name) for name in sorted(set(expected) - set(times))],
+        "unknown key": sorted(key for key, name in used.items() if name not in expected),
+        "given twice": sorted(key for key, name in used.items() if times[name] > 1),
+        "wrong shape": [
+            f"{key} is {weights.shapes[key]}, expected {tuple(expected[name].shape)}"
+            for key, name in used.items()
+            if name in expected and weights.shapes[key] != tuple(expected[name].shape)
+        ],
+        "numbers that are quantised or no floating point": [
+            key
+            for key, name in used.items()
+            if name in expected and expected[name].is_floating_point() and weights.dtypes[key] not in _FLOATS
+        ],
+    }
+    told = [
+        f"{problem}: {', '.join(keys[:8])}" + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
+        for problem, keys in problems.items()
+        if keys
     ]
-    problems = [
-        f"{text}: {', '.join(found[:8])}" + (f" and {len(found) - 8} more" if len(found) > 8 else "")
-        for text, found in (("missing", missing), ("unknown key", unknown), ("wrong shape", shapes))
-        if found
-    ]
-    if problems:
-        raise UserError(f"{weights.folder} does not hold this model's weights; {'; '.join(problems)}")
+    if told:
+        raise UserError(f"{weights.folder} does not hold this model's weights; {'; '.join(told)}")
 
 
-def _check_memory(needed: int, device: torch.device, dtype: torch.dtype) -> None:
+def check_memory(needed: int, device: torch.device, dtype: torch.dtype) -> None:
+    """Raises UserError when weights of `needed` bytes are more than is free on the device."""
     free = free_bytes(device)
     if needed > free:
         raise UserError(
@@ -221,10 +263,13 @@ def _weight_files(folder: Path) -> list[Path]:
     for suffix, stem in ((".safetensors", "model"), (".bin", "pytorch_model")):
         index = folder / f"{stem}{suffix}.index.json"
         if index.is_file():
-            shards = sorted(set(read_json(folder, index.name).get("weight_map", {}).values()))
+            where = read_json(folder, index.name).get("weight_map")
+            if not isinstance(where, dict) or not where or not all(isinstance(name, str) for name in where.values()):
+                raise UserError(f"{index} has no weight_map of tensor name -> file; fetch it again")
+            shards = sorted(set(where.values()))
             missing = [name for name in shards if not (folder / name).is_file()]
-            if missing or not shards:
-                raise UserError(f"{folder} lacks {', '.join(missing) or 'shards'}, which {index.name} names; fetch it again")
+            if missing:
+                raise UserError(f"{folder} lacks {', '.join(missing)}, which {index.name} names; fetch it again")
             return [folder / name for name in shards]
         if (folder / f"{stem}{suffix}").is_file():
             return [folder / f"{stem}{suffix}"]
@@ -246,20 +291,21 @@ def _header(file: Path) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]]:
 
 def _unpickled(file: Path, device: str) -> dict[str, torch.Tensor]:
     try:
-        return torch.load(file, map_location=device, weights_only=True, mmap=True)
+        found = torch.load(file, map_location=device, weights_only=True, mmap=True)
     except RuntimeError:  # the format before torch 1.6 cannot be mapped
-        return torch.load(file, map_location=device, weights_only=True)
+        found = torch.load(file, map_location=device, weights_only=True)
+    if not isinstance(found, dict) or not all(isinstance(k, str) and isinstance(t, torch.Tensor) for k, t in found.items()):
+        raise UserError(f"{file} does not hold a dict of tensors by name, as a checkpoint's weights do")
+    return found
 
 
-class _readable:  # noqa: N801  (a context, used like contextlib.suppress)
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
     """Turns the ways in which a file can be broken into one named error."""
-
-    def __init__(self, file: Path):
-        self.file = file
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if isinstance(error, (SafetensorError, pickle.UnpicklingError, EOFError, OSError, RuntimeError)):
-            raise UserError(f"{self.file} is cut or damaged ({error}); fetch it again") from error
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (SafetensorError, pickle.UnpicklingError, EOFError, KeyError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file} is cut or damaged ({reason}); fetch it again") from error
