@@ -1,21 +1,29 @@
 """Stage-by-stage comparison of an adapter with golden data: `python -m tests.parity videollama2 DIR` (or video_salmonn2).
 
 Prints, per case and stage, the maximum absolute difference and its tolerance, then the greedy ids. Exit code 1 on any
-excess or when DIR holds none of the model's sets, 0 otherwise. Which sets a folder may hold: see the module of each model.
+excess or when DIR holds none of the model's sets, 0 otherwise. A set that is incomplete, cut or refused by the adapter is an
+excess as well. Which sets a folder may hold: see the module of each model.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from soundfile import LibsndfileError
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (0, 1)]  # the tests' folder and the repository root
 
+from fastav.errors import UserError  # noqa: E402  (found by the line above)
+
 MODELS = {"videollama2": "parity_videollama2", "video_salmonn2": "parity_video_salmonn2"}
+INCOMPLETE = (UserError, KeyError, OSError, ValueError, SafetensorError, LibsndfileError)  # what a broken folder raises
 
 
 class Report:
@@ -45,6 +53,15 @@ class Report:
         self.n_sets += 1
         self._say(f"set {name}")
 
+    @contextmanager
+    def reading(self, name: str) -> Iterator[None]:
+        """What the files of a set lack, or why they cannot be read, becomes an excess; the other sets are still compared."""
+        try:
+            yield
+        except INCOMPLETE as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+            self._add(False, f"{name:<24} not compared to the end: {reason}")
+
     def missing(self, name: str) -> None:
         self._say(f"set {name}: not in this folder, not compared")
 
@@ -71,8 +88,9 @@ def main(arguments: list[str]) -> int:
     if not options.folder.is_dir():
         parser.error(f"{options.folder} is not a folder")
     report = Report()
-    import_module(MODELS[options.model]).compare(options.folder, report)
-    if not report.n_sets:
+    with report.reading(str(options.folder)):
+        import_module(MODELS[options.model]).compare(options.folder, report)
+    if not report.n_sets and not report.failures:
         print(f"{options.folder} holds none of the sets of {options.model}")
         return 1
     print(f"{len(report.lines)} comparisons in {report.n_sets} sets, {len(report.failures)} in excess")

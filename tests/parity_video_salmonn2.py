@@ -4,6 +4,7 @@ A folder may hold
   model.safetensors (or shards), config.json, submodel_configs.json, tokenizer.json   a checkpoint of any size; cases need it
   index.json                   per case: question, frames that were sampled, prompt ids, counts, greedy ids; all keys with shapes
   CASE.safetensors, CASE.flac  of each case: sampled frames, tensors of the stages; its sound
+                               Without any complete case the checkpoint alone is no set
   real_parameters.json         what only the published sizes show: keys, prompts, frame sampling, token counts, digests of the
                                cases at 128 mels and 384 pixels
 Both sides compute in float32; 1e-4 is some twenty times what two correct implementations were seen to differ by.
@@ -12,6 +13,7 @@ Both sides compute in float32; 1e-4 is some twenty times what two correct implem
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,40 +29,62 @@ from transformers import DynamicCache, WhisperFeatureExtractor
 from fastav import engine
 from fastav.layout import KINDS
 from fastav.media import Clip
-from fastav.models import siglip
+from fastav.models import qwen2, siglip
 from fastav.models import video_salmonn2 as model
 from fastav.models import video_salmonn2_inputs as inputs
 from fastav.models.weights import empty
 
 STAGE, LOGITS = 1e-4, 1e-3
 
+# What the tensor file of a case holds: of every case, of one with video, of one with sound, and of the one told in most detail.
+ALWAYS = "inputs_embeds token_modality token_frame hidden_states logits last_query_importance".split()
+SEEN = "frames_uint8 vision_features projected_full pooled_visual".split()
+HEARD = "whisper_out qformer_out speech_proj final_linear speech_tokens".split()
+IN_DETAIL = {"av_10s": ["pixel_values_first3", "input_features", "last_query_attention_per_head"]}
+
 
 def compare(folder: Path, report) -> None:
     """Everything in `folder` that there is to compare; `report` as in tests/parity.py."""
-    index = _json(folder / "index.json")
-    if index and any(folder.glob("*model*.safetensors")):
-        report.found("checkpoint")
-        adapter = model.VideoSALMONN2Adapter(str(folder), device="cpu", dtype="float32")
-        _compare_keys(adapter.module, index["state_dict"], report)
-        for name, case in index["cases"].items():
-            tensors = folder / f"{name}.safetensors"
-            if tensors.is_file() and (case["modality"] == "video" or (folder / f"{name}.flac").is_file()):
-                report.found(name)
-                _compare_case(adapter, name, case, load_file(tensors), clip_of(folder, name, case), index, report)
-            else:
-                report.missing(name)
+    if any(folder.glob("*model*.safetensors")):
+        with report.reading("checkpoint"):
+            _compare_checkpoint(folder, json.loads((folder / "index.json").read_text()), report)
     else:
         report.missing("checkpoint")
-    real = _json(folder / "real_parameters.json")
-    if real:
+    if (folder / "real_parameters.json").is_file():
         report.found("real_parameters")
-        _compare_real_sizes(real, report)
-        _compare_digests(folder, real, report)
+        with report.reading("real_parameters"):
+            real = json.loads((folder / "real_parameters.json").read_text())
+            _compare_real_sizes(folder, real, report)
+            _compare_digests(folder, real, report)
     else:
         report.missing("real_parameters")
 
 
+def _compare_checkpoint(folder: Path, index: dict, report) -> None:
+    complete = {name: case for name, case in index["cases"].items() if _is_complete(folder, name, case)}
+    if complete:
+        report.found("checkpoint")
+    adapter = model.VideoSALMONN2Adapter(str(folder), device="cpu", dtype="float32")
+    with report.reading("keys"):
+        _compare_keys(adapter.module, index["state_dict"], report)
+    for name, case in index["cases"].items():
+        if name not in complete:
+            report.missing(name)
+            continue
+        report.found(name)
+        with report.reading(name):
+            golden = load_file(folder / f"{name}.safetensors")
+            _compare_case(adapter, name, case, golden, clip_of(folder, name, case), index, report)
+
+
+def _is_complete(folder: Path, name: str, case: dict) -> bool:
+    """The files are there; what is missing inside them is an excess."""
+    return (folder / f"{name}.safetensors").is_file() and (case["modality"] == "video" or (folder / f"{name}.flac").is_file())
+
+
 def _compare_case(adapter, name: str, case: dict, golden: dict, clip: Clip, index: dict, report) -> None:
+    wanted = ALWAYS + SEEN * clip.has_video + HEARD * clip.has_audio + IN_DETAIL.get(name, [])
+    report.same(name, "tensors that are missing", sorted(set(wanted) - set(golden)), [])
     adapter.settings = replace(adapter.settings, fps=case["video_fps"], max_time_sec=case["max_time"])
     if clip.has_video:
         report.same(name, "sampled frames", adapter.settings.sample(clip.n_source_frames, clip.fps, 0), case["frame_idx"])
@@ -72,6 +96,11 @@ def _compare_case(adapter, name: str, case: dict, golden: dict, clip: Clip, inde
         prompt = adapter.prepare(features, clip, case["question"])
     _compare_encoders(name, case, golden, seen, features, report)
     _compare_layout(adapter, name, case, golden, prompt.layout, features, index["modality_codes"], report)
+    if clip.has_video:
+        n_visual = seen["visual_tokens"].shape[1]
+        report.same(name, "visual tokens per frame", n_visual, case["visual_per_frame"])
+        n_times = features.visual.shape[1] - n_visual
+        report.same(name, "time tokens per frame", n_times, case.get("time_slots_per_frame", 0))
     report.close(name, "inputs_embeds", prompt.embeds[0], golden["inputs_embeds"], STAGE)
     _compare_decoder(adapter.model, name, golden, prompt, report)
 
@@ -124,8 +153,13 @@ def _compare_layout(adapter, name: str, case: dict, golden: dict, layout, featur
     frame, n_frames = golden["token_frame"].numpy(), len(features.visual)
     after_last = (layout.kind == KINDS.index("audio")) & (frame < 0) & (n_frames > 0)  # the golden counts the tail to no frame
     report.same(name, "frame of every token", (layout.frame == np.where(after_last, n_frames - 1, frame)).all().item(), True)
+    if "audio_tokens_raw" in case:
+        report.same(name, "audio tokens", len(features.audio), case["audio_tokens_raw"])
     if "nearest_source_index" in case:
-        groups, tail = inputs.align(case["audio_tokens_raw"], n_frames, features.real_time_sec)
+        groups, tail = inputs.align(len(features.audio), n_frames, features.real_time_sec)
+        n_front = len(features.audio) - len(tail)
+        report.same(name, "audio tokens before the tail", n_front, case["audio_tokens_front"])
+        report.same(name, "audio tokens after alignment", groups.numel(), case["audio_tokens_after_nearest"])
         report.same(name, "audio tokens per frame", list(groups.shape), [n_frames, case["audio_per_frame"]])
         report.same(name, "audio tokens of the tail", len(tail), case["tail_audio"])
         report.same(name, "alignment", groups.flatten().tolist() == case["nearest_source_index"], True)
@@ -156,7 +190,8 @@ def _compare_decoder(llm, name: str, golden: dict, prompt, report) -> None:
         with torch.inference_mode():
             out = llm(inputs_embeds=prompt.embeds, past_key_values=cache, output_hidden_states=True)
     finally:
-        [handle.remove() for handle in handles]
+        for handle in handles:
+            handle.remove()
     hidden = torch.stack(out.hidden_states)[:, 0]
     report.close(name, "hidden states", hidden[:, -golden["hidden_states"].shape[1] :], golden["hidden_states"], STAGE)
     report.close(name, "logits", out.logits[0, -len(golden["logits"]) :], golden["logits"], LOGITS)
@@ -190,28 +225,30 @@ def _recorded(module) -> Iterator[dict[str, torch.Tensor]]:
     try:
         yield seen
     finally:
-        [handle.remove() for handle in handles]
+        for handle in handles:
+            handle.remove()
         seen.update({name: torch.cat(values) for name, values in chunks.items()})
 
 
 def _compare_keys(module: nn.Module, shapes: dict[str, list[int]], report) -> None:
     """Every key of a checkpoint has its place in the module, of that shape, and the module wants no other."""
     expected = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {model.rename(key): list(shape) for key, shape in shapes.items() if model.rename(key) is not None}
-    report.same(
-        "keys", "ignored", [k for k in shapes if model.rename(k) is None], ["speech_Qformer.bert.embeddings.position_ids"]
-    )
+    names = {key: model.rename(key, module.vision.tower.config.num_hidden_layers) for key in shapes}
+    found = {names[key]: list(shape) for key, shape in shapes.items() if names[key] is not None}
+    unused = [key for key in shapes if key.endswith("embeddings.position_ids") or ".post_layernorm." in key]
+    report.same("keys", "ignored", [key for key in shapes if names[key] is None], unused)
     different = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
     report.same("keys", "not of the module, or otherwise", different, [])
 
 
-def _compare_real_sizes(real: dict, report) -> None:
-    """Keys, prompts, frame sampling and token counts at the published sizes."""
+def _compare_real_sizes(folder: Path, real: dict, report) -> None:
+    """Keys, prompts, times as text, frame sampling and token counts at the published sizes."""
     shapes = {}
     for pattern, entry in real["real_state_dict_patterns"].items():
         first, last = entry.get("layers", (0, 0))
         shapes |= {pattern.replace("{i}", str(i)): entry["shape"] for i in range(first, last + 1)}
     report.same("real sizes", "tensors", len(shapes), real["real_num_tensors"])
+    report.same("real sizes", "elements", sum(map(math.prod, shapes.values())), real["real_num_elements"])
     _compare_keys(empty(lambda: model.VideoSALMONN2(model.LLM, {}, inputs.Settings())), shapes, report)
     for prompt in real["prompts"]:
         ids, n_before = prompt["input_ids"], prompt["prefix_len"]
@@ -227,6 +264,14 @@ def _compare_real_sizes(real: dict, report) -> None:
         before, after = inputs.prompt_ids(table.__getitem__, prompt["question"])
         report.same("real prompt", prompt["question"], [*before, -200, *after], ids)
         report.same("real prompt", "tokens before and after", [len(before), len(after)], [n_before, prompt["suffix_len"]])
+    # The ids are of the published vocabulary, which is not known here. What any vocabulary shows: the text of a time, and that
+    # Qwen2's tokenizer gives every digit and the point a token of its own.
+    tokenizer = qwen2.read_tokenizer(folder) if (folder / "tokenizer.json").is_file() else None
+    for text, ids in real["time_string_ids"].items():
+        report.same("time texts", text, inputs.time_texts(1, float(text)), [text])
+        if tokenizer:
+            n_tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+            report.same("time texts", f"{text}, tokens", n_tokens, len(ids))
     for row in real["frame_sampling"]:
         settings = inputs.Settings(fps=row["video_fps"], max_time_sec=row["max_time"])
         n, fps = row["total_frames"], row["source_fps"]

@@ -5,6 +5,7 @@ tiny384/ + golden_full.*    a checkpoint with real token counts, one clip throug
 preprocess.*                frames, sound, prompts and tables at the published sizes; no checkpoint needed
 real_keys.json              keys and shapes of the published checkpoint (one pattern for all layers)
 
+The JSON beside a tensor file lists its tensors; one that is not there as listed is an excess.
 Behind the encoders every stage is fed what the file says was fed, so that one rounded value does not spoil all that follows.
 """
 
@@ -41,26 +42,40 @@ INDEX = {"<video>": -201, "<audio>": -202}
 def compare(folder: Path, report) -> None:
     # The reference ran eager attention; over the long prompt sdpa is ten times as fast, and so both are compared.
     for golden, checkpoint, attn in (("golden_small", "tiny", "eager"), ("golden_full", "tiny384", "sdpa")):
-        if (folder / checkpoint).is_dir() and (folder / f"{golden}.safetensors").is_file():
+        if (folder / checkpoint).is_dir() and _begun(folder, golden):
             report.found(f"{checkpoint} + {golden}")
-            adapter = model.VideoLLaMA2Adapter(str(folder / checkpoint), dtype="float32", device="cpu", attn=attn)
-            _compare_model(checkpoint, adapter, *_golden(folder, golden), report)
+            with report.reading(checkpoint):
+                tensors, told = _golden(folder, golden, report)
+                adapter = model.VideoLLaMA2Adapter(str(folder / checkpoint), dtype="float32", device="cpu", attn=attn)
+                _compare_model(checkpoint, adapter, tensors, told, report)
         else:
             report.missing(f"{checkpoint} + {golden}")
-    if (folder / "preprocess.safetensors").is_file():
+    if _begun(folder, "preprocess"):
         report.found("preprocess")
-        _compare_preprocessing(folder, *_golden(folder, "preprocess"), report)
+        with report.reading("preprocess"):
+            _compare_preprocessing(folder, *_golden(folder, "preprocess", report), report)
     else:
         report.missing("preprocess")
     if (folder / "real_keys.json").is_file():
         report.found("real_keys")
-        _compare_keys(json.loads((folder / "real_keys.json").read_text()), report)
+        with report.reading("real_keys"):
+            _compare_keys(json.loads((folder / "real_keys.json").read_text()), report)
     else:
         report.missing("real_keys")
 
 
-def _golden(folder: Path, name: str) -> tuple[dict, dict]:
-    return load_file(folder / f"{name}.safetensors"), json.loads((folder / f"{name}.json").read_text())
+def _begun(folder: Path, name: str) -> bool:
+    """One of a set's two files is there; without the other the set is broken, not absent."""
+    return any((folder / f"{name}{suffix}").is_file() for suffix in (".safetensors", ".json"))
+
+
+def _golden(folder: Path, name: str, report) -> tuple[dict, dict]:
+    """(tensors, what the JSON tells), after checking that every listed tensor is there in its dtype and shape."""
+    golden, told = load_file(folder / f"{name}.safetensors"), json.loads((folder / f"{name}.json").read_text())
+    there = {key: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for key, tensor in golden.items()}
+    different = sorted(key for key, listed in told["tensors"].items() if there.get(key) != listed)
+    report.same(name, "tensors missing or not as listed", different, [])
+    return golden, told
 
 
 # --- a checkpoint
@@ -72,7 +87,7 @@ def _compare_model(case: str, adapter, golden: dict, told: dict, report) -> None
     if "fbank_first_all_padding_frame" in told:
         n_heard = inputs.n_sounding(told["fbank_first_all_padding_frame"] * HOP, adapter.audio_sizes)
     features, found = _encode(adapter.module, pixels, mel, n_heard)
-    found |= _decode(adapter, features, told, report, case)
+    found |= _decode(adapter, features, golden, told, report, case)
     for name, want in golden.items():
         if name in found:
             tolerance = ATTENTION if "attn" in name else LOGITS if re.search("logits|hidden", name) else STAGE
@@ -145,10 +160,15 @@ def _encode(module, pixels: torch.Tensor, mel: torch.Tensor, n_heard: int):
     return features, found
 
 
-def _decode(adapter, features, told: dict, report, case: str) -> dict[str, torch.Tensor]:
+def _decode(adapter, features, golden: dict, told: dict, report, case: str) -> dict[str, torch.Tensor]:
     """Golden name -> tensor of the language model, fed our own features."""
     report.same(case, "prompt", [inputs.prompt(told["question"])], [told["prompt"]])
-    report.same(case, "prompt ids", _prompt_ids(adapter, told["question"]), told["input_ids"])
+    own_ids = _prompt_ids(adapter, told["question"])
+    report.same(case, "prompt ids", own_ids, told["input_ids"])
+    report.same(case, "in.input_ids", [own_ids], golden["in.input_ids"].tolist())
+    report.same(case, "stop ids", adapter.generate_kwargs["eos_token_id"], [told["eos_token_id"]])
+    # The tokenizer's; generate was given the stop id to pad with, which a single sequence never does.
+    report.same(case, "padding id of the tokenizer", adapter.tokenizer.pad_token_id, told["pad_token_id"])
     prompt = adapter.prepare(features, None, told["question"])
     runs = [[kind, sum(n for k, _, n in prompt.layout.runs() if k == kind)] for kind in ("video", "audio")]
     report.same(case, "media tokens", runs, [["video", told["n_video"]], ["audio", told["n_audio"]]])
@@ -162,9 +182,12 @@ def _decode(adapter, features, told: dict, report, case: str) -> dict[str, torch
 
     handles = [layer.register_forward_hook(score, with_kwargs=True) for layer in llm.model.layers]
     out = llm(inputs_embeds=prompt.embeds, past_key_values=cache, output_hidden_states=True)
-    [handle.remove() for handle in handles]
+    for handle in handles:
+        handle.remove()
     hidden = torch.cat(out.hidden_states)
     steps = _generate(adapter, prompt, told["greedy_ids"])[1]
+    best = steps.topk(2).values
+    report.close(case, "greedy margins", best[:, 0] - best[:, 1], torch.tensor(told["greedy_margins"]), LOGITS)
     alone = {
         "video": model.Features(features.video, None),
         "audio": model.Features(None, features.audio, features.n_sounding),
@@ -197,7 +220,8 @@ def _compare_answers(case, adapter, features, told: dict, report) -> None:
     report.same(case, "greedy text", [adapter.decode(told["greedy_ids"])], [told["greedy_text"].strip()])
     for name, ids in told.items():
         if penalty := re.fullmatch(r"greedy_ids_repetition_penalty_(\d+)_(\d+)", name):
-            same(name, features, question, ids, repetition_penalty=float(".".join(penalty.groups())))
+            factor = ".".join(penalty.groups())
+            same(f"repetition penalty {factor}", features, question, ids, repetition_penalty=float(factor))
     if "greedy_ids_extra_eos" in told:
         stop = told["greedy_ids_extra_eos"]
         n_new_tokens = len(told["greedy_ids"])
@@ -238,7 +262,8 @@ def _recorded(modules: dict):
     found = {}
     hooks = [m.register_forward_hook(lambda *args, name=name: found.update({name: args[-1]})) for name, m in modules.items()]
     yield found
-    [hook.remove() for hook in hooks]
+    for hook in hooks:
+        hook.remove()
 
 
 # --- preprocessing
