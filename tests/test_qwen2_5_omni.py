@@ -5,6 +5,7 @@ from_pretrained and generate; the masked run of tests/masked.py; arithmetic by h
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -407,7 +408,7 @@ def test_weights_that_speak_are_ignored_and_others_are_named(folder, loaded, tmp
     tensors = load_file(folder / "model.safetensors")
     tensors["thinker.visual.odd"] = tensors.pop("thinker.model.norm.weight")
     save_file(tensors, broken / "model.safetensors")
-    with pytest.raises(UserError, match=r"missing: model.language_model.norm.weight; unknown key: thinker.visual.odd"):
+    with pytest.raises(UserError, match=r"missing: thinker.model.norm.weight; unknown key: thinker.visual.odd"):
         Qwen25OmniAdapter(str(broken), device="cpu")
     (broken / "preprocessor_config.json").unlink()
     with pytest.raises(UserError, match="cannot read preprocessor_config.json in"):
@@ -415,6 +416,48 @@ def test_weights_that_speak_are_ignored_and_others_are_named(folder, loaded, tmp
     (broken / "config.json").write_text('{"model_type": "qwen2"}')
     with pytest.raises(UserError, match="has a thinker_config; this one has model_type"):
         Qwen25OmniAdapter(str(broken), device="cpu")
+
+
+def test_original_undoes_rename(adapter):
+    names = list(adapter.model.state_dict())
+    assert [qwen2_5_omni.rename(qwen2_5_omni.original(name)) for name in names] == names
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"hidden_size": "48"},
+        {"num_attention_heads": 0},
+        {"num_hidden_layers": "x"},
+        {"hidden_act": "nope"},
+        {"rms_norm_eps": "1e-6"},
+        {"rope_parameters": {"rope_type": "nope", "rope_theta": 1e4}},
+    ],
+    ids=str,
+)
+def test_a_config_that_describes_no_model_is_refused(folder, tmp_path, given):
+    config = json.loads((folder / "config.json").read_text())
+    config["thinker_config"]["text_config"].update(given)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="config.json does not describe Qwen2.5-Omni"):
+        Qwen25OmniAdapter(str(tmp_path), device="cpu")
+
+
+def test_what_is_left_out_is_told(adapter, monkeypatch):
+    """Limits of 2 s of sound and of 4 frames instead of 300 s and 768; a file of 8 frames a second, of which 4 were taken."""
+    monkeypatch.setattr(adapter.sounds, "n_samples", 32_000)
+    monkeypatch.setattr(qwen2_5_omni, "MAX_FRAMES", 4)
+    whole = clip()
+    taken = replace(whole, frames=whole.frames[:4], n_source_frames=40, fps=8.0)
+    video = "the video is longer than 2 s: 4 frames, evenly over it, are taken"
+    assert adapter._notes(taken) == (video, "sound after 2 s is left out")
+    assert adapter._notes(replace(taken, n_source_frames=16, audio=whole.audio[:32_000])) == ()
+    assert prepared(adapter, clip(True, False)).notes == ()
+
+
+def test_sound_at_another_rate_is_refused(adapter):
+    with pytest.raises(UserError, match="must have 16000 samples per second, got 8000"):
+        adapter.encode(clip_from_arrays(None, 0.0, np.ones(8000, np.float32), rate=8000))
 
 
 def test_facts_say_what_this_checkpoint_says(folder):

@@ -26,9 +26,19 @@ from fastav.layout import AUDIO, TEXT, VIDEO
 from fastav.media import clip_from_arrays
 from fastav.methods import lengths, parse
 from fastav.models.qformer import QFormer, segment_positions
-from fastav.models.video_salmonn2 import LLM, VideoSALMONN2Adapter, facts, layout_estimate, llm_config, token_estimate
+from fastav.models.video_salmonn2 import (
+    LLM,
+    VideoSALMONN2,
+    VideoSALMONN2Adapter,
+    facts,
+    layout_estimate,
+    llm_config,
+    original,
+    rename,
+    token_estimate,
+)
 from fastav.models.video_salmonn2_inputs import TRAINED_AS, Settings, align, time_texts
-from fastav.models.weights import Weights, read_json
+from fastav.models.weights import Weights, empty, read_json
 from fastav.session import Session
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -331,10 +341,86 @@ def test_settings_come_from_model_args():
     assert Settings.of({"add_time_token": False}) == Settings(add_time_token=False)
 
 
-@pytest.mark.parametrize("name, value", [(name, "other") for name in TRAINED_AS])
-def test_a_checkpoint_trained_otherwise_is_refused(name, value):
+@pytest.mark.parametrize("name", TRAINED_AS)
+def test_a_checkpoint_trained_otherwise_is_refused(name):
+    """The top level may hold leftovers of the model it was built on: they are told by `facts` and not followed."""
     with pytest.raises(UserError, match=f"model_args.{name} = 'other'"):
-        Settings.of({"model_args": {name: value}})
+        Settings.of({"model_args": {name: "other"}})
+    assert Settings.of({name: "other"}) == Settings()
+    config = read_json(GOLDEN, "config.json") | {name: "other"}
+    assert {fact.name for fact in facts(Weights(GOLDEN), config, None) if fact.ok is False} == {name}
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"model_args": {"fps": 0}}, "{'fps': 0}; allowed: numbers above 0"),
+        ({"model_args": {"second_per_window": "x"}}, "{'second_per_window': 'x'}; allowed"),
+        ({"model_args": {"second_stride": 0.001}}, "every 0.001 s; allowed: 0.02 s or more"),
+        ({"model_args": {"second_per_window": 31}}, "windows of 31 s every 0.5 s"),
+        ({"add_time_token": "no"}, "{'add_time_token': 'no'}"),
+        ({"tokenizer_model_max_length": "x"}, "{'max_tokens': 'x'}"),
+    ],
+)
+def test_settings_that_are_none_are_refused(config, message):
+    with pytest.raises(UserError, match=message):
+        Settings.of(config)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"hidden_size": "64"},
+        {"num_attention_heads": 0},
+        {"num_hidden_layers": "x"},
+        {"hidden_act": "nope"},
+        {"rope_theta": "x"},
+        {"rms_norm_eps": "1e-6"},
+        {"model_args": "x"},
+    ],
+    ids=str,
+)
+def test_a_config_that_describes_no_model_is_refused(tmp_path, given):
+    with pytest.raises(UserError, match=r"config.json does not describe video-SALMONN 2 \(with submodel_configs.json\)"):
+        load(checkpoint(tmp_path, config=given))
+
+
+@pytest.mark.parametrize("text, message", [("null", "submodel_configs.json"), ('{"whisper_config": null}', "does not describe")])
+def test_submodel_configs_that_are_none_are_refused(tmp_path, text, message):
+    (checkpoint(tmp_path) / "submodel_configs.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load(tmp_path)
+
+
+def test_original_undoes_rename():
+    """Every place of the published model, by its key."""
+    names = list(empty(lambda: VideoSALMONN2(LLM, {}, Settings())).state_dict())
+    assert [rename(original(name)) for name in names] == names
+
+
+def test_what_the_vision_tower_does_not_need_may_be_there_or_not(tmp_path, adapter, clip):
+    """The golden checkpoint has a post_layernorm, which nothing reads; others keep the last layer and the head."""
+    tower = "model.vision_tower.vision_tower.vision_model."
+    more = {f"{tower}encoder.layers.3.layer_norm1.weight": torch.ones(48), f"{tower}head.probe": torch.ones(1, 1, 48)}
+    without = {f"{tower}post_layernorm.weight": None, f"{tower}post_layernorm.bias": None}
+    own = load(checkpoint(tmp_path, tensors=more | without))
+    assert own.ignored == sorted([*more, "speech_Qformer.bert.embeddings.position_ids"])
+    with torch.inference_mode():
+        assert torch.equal(own.encode(clip).visual, adapter.encode(clip).visual)
+
+
+def test_the_kernel_of_attention_is_that_of_every_stock_part():
+    own = load(attn="eager")
+    parts = own.model, own.module.vision.tower, own.module.speech.encoder
+    assert {part.config._attn_implementation for part in parts} == {"eager"}
+
+
+@pytest.mark.parametrize("seconds, notes", [(7.05, ()), (7.2, ("sound after 7 s is left out",))])
+def test_sound_after_the_video_is_told(adapter, clip, seconds, notes):
+    """Seven frames at one per second."""
+    longer = clip_from_arrays(clip.frames, 1.0, np.resize(clip.audio, round(seconds * 16_000)))
+    with torch.inference_mode():
+        assert adapter.prepare(adapter.encode(longer), longer, QUESTION).notes == notes
 
 
 def test_facts_judge_settings_but_not_sizes():
@@ -342,11 +428,22 @@ def test_facts_judge_settings_but_not_sizes():
     told = {fact.name: fact for fact in facts(Weights(GOLDEN), config, None)}
     assert not [name for name, fact in told.items() if fact.ok is False]
     assert told["hidden_size"].ok is None and told["rope_theta"].ok
-    changed = config | {"rope_theta": 1e4, "rope_scaling": {"type": "yarn"}, "model_args": {"mm_spatial_pool_mode": "average"}}
-    told = {fact.name: fact for fact in facts(Weights(GOLDEN), changed, {"repetition_penalty": 1.05})}
-    wrong = {"rope_theta", "rope_scaling", "model_args.mm_spatial_pool_mode"}
+    assert told["mm_vision_tower"].ok is None and told["mm_vision_select_layer"].ok and told["mm_newline_position"].ok
+    changed = {
+        "architectures": ["Other"],
+        "rope_theta": 1e4,
+        "rope_scaling": {"type": "yarn"},
+        "rope_parameters": {"rope_type": "yarn"},
+        "mm_patch_merge_type": "flat",
+        "tokenizer_model_max_length": 4096,
+    }
+    args = {"mm_spatial_pool_mode": "average", "max_time": 30, "model_max_length": 2048}
+    told = {
+        fact.name: fact for fact in facts(Weights(GOLDEN), config | changed | {"model_args": args}, {"repetition_penalty": 1.05})
+    }
+    wrong = {*changed, *(f"model_args.{name}" for name in args), "rope_parameters.rope_type"} - {"rope_parameters"}
     assert {name for name, fact in told.items() if fact.ok is False} == wrong
-    assert "second_per_window" in told["settings that model_args lacks"].found
+    assert "second_per_window" in told["settings that config.json lacks"].found
     assert "1.05" in told["generation_config.json"].found
 
 
@@ -355,7 +452,7 @@ def test_facts_judge_settings_but_not_sizes():
     [
         ({"config": {"model_type": "video_SALMONN2_plus"}}, "2\\+ is another model"),
         ({"config": {"num_key_value_heads": None, "rope_theta": None}}, "config.json lacks num_key_value_heads, rope_theta"),
-        ({"tensors": {"final_linear.2.bias": None}}, "missing: speech.final.2.bias"),
+        ({"tensors": {"final_linear.2.bias": None}}, "missing: final_linear.2.bias"),
         ({"tensors": {"model.image_newline": torch.zeros(32)}}, r"model.image_newline is \(32,\), expected \(64,\)"),
         ({"tensors": {"model.layers.0.lora_A": torch.zeros(2)}}, "unknown key: model.layers.0.lora_A"),
         ({"without": ["tokenizer.json"]}, "holds no tokenizer"),

@@ -23,7 +23,7 @@ from fastav.methods import FastAV, lengths
 from fastav.models import siglip
 from fastav.models import videollama2 as model
 from fastav.models import videollama2_inputs as inputs
-from fastav.models.beats import BeatsConfig
+from fastav.models.beats import BeatsConfig, GatedAttention
 from fastav.models.weights import Weights, empty, read_json
 from fastav.session import Session
 
@@ -191,6 +191,15 @@ def test_a_sound_file_is_its_first_channel_and_first_30_seconds(tiny, tmp_path):
     assert n_heard == 480_000 and np.array_equal(samples.numpy(), left[:480_000])
 
 
+def test_sound_that_is_left_out_is_told(tiny):
+    """31 s of a sound file; 30 s, and a video's sound of any length, are taken as the model takes them."""
+    frames, fps, _ = footage(1)
+    for seconds, picture, want in ((31, None, ("sound after 30 s is left out",)), (30, None, ()), (31, frames, ())):
+        clip = clip_from_arrays(picture, fps, np.zeros(seconds * 16_000))
+        with torch.inference_mode():
+            assert tiny.prepare(tiny.encode(clip), clip, QUESTION).notes == want
+
+
 def test_a_videos_sound_is_eight_pieces_and_loud_samples_are_clipped():
     """10 s by hand: a piece of 2 s every second; 16 bits end at 32767."""
     track = np.arange(160_000) / 160_000
@@ -200,6 +209,26 @@ def test_a_videos_sound_is_eight_pieces_and_loud_samples_are_clipped():
     whole = np.clip(np.rint(track.astype(np.float32) * 32768), None, 32767)
     assert n_heard == 256_000 and samples[5] == 32767 and not samples[256_000:].any() and len(samples) == 480_000
     assert np.array_equal(samples[:256_000], np.concatenate([whole[16_000 * i : 16_000 * i + 32_000] for i in range(8)]))
+
+
+def test_position_bias_is_not_rounded_to_16_bits():
+    """The same weights in float64. Queries are zero, so that weights follow from gate times bias alone; values go through
+    unchanged. 16 bits round a product of 500 by up to 1, a factor of e.
+    """
+    generator = torch.Generator().manual_seed(0)
+    attention = GatedAttention(32, 2)
+    for name, parameter in attention.named_parameters():
+        unchanged = name in ("v_proj.weight", "out_proj.weight")
+        parameter.data = torch.eye(32) if unchanged else torch.zeros_like(parameter)
+    attention.grep_linear.bias.data = torch.randn(8, generator=generator)
+    attention.grep_a.data = torch.randn(1, 2, 1, 1, generator=generator)
+    attention.bfloat16()
+    x = torch.randn(1, 12, 32, generator=generator).bfloat16()
+    bias = (300 + 2 * torch.randn(2, 12, 12, generator=generator)).bfloat16()
+    with torch.inference_mode():
+        got = attention(x, bias)
+        want = attention.double()(x.double(), bias.double())
+    assert torch.allclose(got.double(), want, rtol=2**-8, atol=1e-4)
 
 
 def test_tokens_that_hear_a_sample():
@@ -287,12 +316,12 @@ def test_parts_may_lie_on_disk_or_in_16_bits(tiny, tmp_path):
     [
         (lambda config, tensors: config.pop("rope_theta"), (), "config.json lacks rope_theta; give a folder"),
         (lambda config, tensors: None, ("tokenizer.json",), "holds no tokenizer; expected tokenizer.json"),
-        (lambda config, tensors: tensors.pop("model.norm.weight"), (), "missing: llm.model.norm.weight"),
+        (lambda config, tensors: tensors.pop("model.norm.weight"), (), r"missing: model.norm.weight$"),
         (lambda config, tensors: tensors.update({"model.extra": torch.ones(1)}), (), "unknown key: model.extra"),
         (
             lambda config, tensors: config["tiny_vision_config"].update(num_hidden_layers=5),
             (),
-            "missing: vision.encoder.layers.3",
+            "missing: model.vision_tower.vision_tower.vision_model.encoder.layers.3",
         ),
     ],
 )
@@ -301,14 +330,82 @@ def test_an_unfit_folder_is_refused(tmp_path, change, drop, message):
         adapter(changed(tmp_path, change, drop))
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"hidden_size": "64"},
+        {"num_attention_heads": 0},
+        {"num_hidden_layers": "x"},
+        {"mm_vision_select_layer": -99},
+        {"hidden_act": "nope"},
+        {"rope_theta": "x"},
+        {"rms_norm_eps": "1e-6"},
+        {"rope_scaling": {"type": "nope", "factor": 2}},
+        {"tiny_vision_config": {}},
+        {"tiny_vision_config": None},
+        {"tiny_beats_config": {"max_distance": 0}},
+    ],
+    ids=str,
+)
+def test_a_config_that_describes_no_model_is_refused(tmp_path, given):
+    with pytest.raises(UserError, match="config.json does not describe VideoLLaMA2.1-AV"):
+        adapter(changed(tmp_path, lambda config, tensors: config.update(given)))
+
+
+@pytest.mark.parametrize("given", [0, 1, "8", None, 8.0])
+def test_a_number_of_frames_that_is_none_is_refused(tmp_path, given):
+    with pytest.raises(UserError, match=f"num_frames = {given!r}; allowed: a whole number of 2 or more"):
+        adapter(changed(tmp_path, lambda config, tensors: config.update(num_frames=given)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"repetition_penalty": "1.05"}', "generation_config.json has repetition_penalty '1.05'; allowed: a number above 0"),
+        ('{"repetition_penalty": 0}', "has repetition_penalty 0;"),
+        ('{"repetition_penalty": NaN}', "has repetition_penalty nan;"),
+        ('{"eos_token_id": ["x"]}', r"generation_config.json has eos_token_id \['x'\]; allowed: whole numbers"),
+    ],
+)
+def test_a_generation_config_that_generate_could_not_use_is_refused(tmp_path, text, message):
+    (changed(tmp_path) / "generation_config.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        adapter(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "vocab.json"])
+def test_a_broken_tokenizer_is_refused(tmp_path, file):
+    """A tokenizer.json that is cut; a vocab.json without its merges.txt."""
+    folder = changed(tmp_path, drop=("tokenizer.json",))
+    (folder / file).write_text('{"a": 0' if file == "tokenizer.json" else '{"a": 0}')
+    with pytest.raises(UserError, match="the tokenizer in"):
+        adapter(folder)
+
+
+def test_original_undoes_rename():
+    """Every place of the published model, by its key."""
+    module = empty(lambda: model.VideoLLaMA2({**model.EXPECTED, **model.EXPECTED_SIZES}))
+    names = list(module.state_dict())
+    assert [model.rename(model.original(name)) for name in names] == names
+
+
+def test_the_kernel_of_attention_is_that_of_every_stock_part():
+    own = adapter(attn="eager")
+    assert {part.config._attn_implementation for part in (own.model, own.module.vision)} == {"eager"}
+
+
 def test_facts_tell_what_differs(tmp_path):
     weights, config = Weights(GOLDEN / "tiny"), read_json(GOLDEN / "tiny", "config.json")
     facts = {fact.name: fact for fact in model.facts(weights, config, None)}
     assert not any(fact.ok is False for fact in facts.values())
     assert facts["hidden_size"].ok is None and facts["hidden_size"].found == "64"
     assert facts["generation_config.json"].found == "no file"
+    told = {"architectures": True, "image_aspect_ratio": True, "rope_scaling": True, "tokenizer_padding_side": None}
+    assert {name: facts[name].ok for name in told} == told and facts["mm_projector_lr"].found == "None"
     assert facts["copies of BEATs' distance table"].found == "3"
-    facts = {fact.name: fact for fact in model.facts(weights, {**config, "num_frames": 16}, {"repetition_penalty": 1.05})}
-    assert [name for name, fact in facts.items() if fact.ok is False] == ["num_frames"]
+    other = {**config, "num_frames": 16, "rope_scaling": {"type": "yarn"}, "image_aspect_ratio": "square"}
+    facts = {fact.name: fact for fact in model.facts(weights, other, {"repetition_penalty": 1.05})}
+    wrong = {name for name, fact in facts.items() if fact.ok is False}
+    assert wrong == {"num_frames", "rope_scaling", "image_aspect_ratio"}
     assert facts["generation_config.json"].found == "{'repetition_penalty': 1.05}"
     assert model.token_estimate({**config, "num_frames": 16}, 3)["video"] == 32

@@ -32,9 +32,14 @@ class BeatsConfig:
     num_buckets: int = 320
     max_distance: int = 800
 
+    def __post_init__(self):
+        wrong = {name: value for name, value in vars(self).items() if type(value) is not int or value < 1}
+        if wrong:
+            raise ValueError(f"sizes of the audio tower must be whole numbers above 0, got {wrong}")
+
     @classmethod
     def of(cls, config: dict) -> BeatsConfig:
-        """From a dict, which may hold more keys than these."""
+        """From a dict, which may hold more keys than these. Raises ValueError for a size that is none."""
         return cls(**{f.name: config[f.name] for f in fields(cls) if f.name in config})
 
     @property
@@ -147,9 +152,9 @@ class GatedAttention(nn.Module):
         q, k, v = (
             proj(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
         )  # [1, H, n, E]
-        a, b = self.grep_linear(q).unflatten(-1, (2, 4)).sum(-1).sigmoid().split(1, -1)  # [1, H, n, 1]
-        gate = a * (b * self.grep_a - 1) + 2
         wide = torch.promote_types(x.dtype, torch.float32)
+        a, b = self.grep_linear(q).to(wide).unflatten(-1, (2, 4)).sum(-1).sigmoid().split(1, -1)  # [1, H, n, 1]
+        gate = a * (b * self.grep_a - 1) + 2  # wide, and so is its product with a bias of 16 bits
         logits = q.to(wide) @ k.to(wide).transpose(-1, -2) / math.sqrt(q.shape[-1])
         weights = (logits + gate * bias).softmax(-1)
         # Written as V^T W^T: half of the tokens are the same padding, and summed as W V their rounding errors add up on a CPU.

@@ -29,7 +29,7 @@ from fastav.layout import layout_of
 from fastav.media import AUDIO_RATE, Clip
 from fastav.models.adapter import Fact, Inputs, resolve
 from fastav.models.qwen2 import generate_kwargs, read_tokenizer
-from fastav.models.weights import Weights, empty, load, locate, read_json
+from fastav.models.weights import Weights, describes, empty, load, locate, read_json
 
 HUB_ID = "Qwen/Qwen2.5-Omni-3B"
 
@@ -117,16 +117,18 @@ class Qwen25OmniAdapter:
         folder = locate(checkpoint, HUB_ID, revision)
         self.checkpoint = str(checkpoint or HUB_ID)
         thinker = _thinker(read_json(folder, "config.json"))
-        self.config = Qwen2_5OmniThinkerConfig.from_dict(thinker)
+        with describes(folder, "Qwen2.5-Omni"):
+            self.config = Qwen2_5OmniThinkerConfig.from_dict(thinker)
+            self.model = empty(lambda: Qwen2_5OmniThinkerForConditionalGeneration(self.config))
         self.tokenizer = read_tokenizer(folder)
         self._stop = generate_kwargs(folder, thinker, self.tokenizer)
         try:
             self.pictures = Qwen2VLImageProcessorPil.from_pretrained(folder)
             self.sounds = WhisperFeatureExtractor.from_pretrained(folder)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # whatever a setting of a wrong type runs into
             raise UserError(f"cannot read preprocessor_config.json in {folder} ({error}); fetch it again") from error
-        self.model = empty(lambda: Qwen2_5OmniThinkerForConditionalGeneration(self.config))
-        self.ignored = load(self.model, Weights(folder), rename, device=self.device, dtype=dtype, device_map=device_map)
+        options = {"device": self.device, "dtype": dtype, "device_map": device_map}
+        self.ignored = load(self.model, Weights(folder), rename, original=original, **options)
         self.model.set_attn_implementation(attn)
         # The stock model computes the logits of all N positions at prefill: 14 GB for a minute of HD video. Only the last counts.
         self.model.lm_head.register_forward_pre_hook(lambda module, args: (args[0][..., -1:, :],))
@@ -138,7 +140,10 @@ class Qwen25OmniAdapter:
         return {"sampler": reader.sample, "resize": reader.resize, "channels": "mean"}
 
     def encode(self, clip: Clip) -> _Features:
-        """Frames are taken as 2 per second and resized where their size is not the model's."""
+        """Frames are taken as 2 per second and resized where their size is not the model's.
+
+        Raises UserError for sound at another rate than 16 kHz.
+        """
         video = grid = audio = None
         n_mel = 0
         if clip.has_video:
@@ -147,6 +152,8 @@ class Qwen25OmniAdapter:
             found = self.model.get_video_features(pixels.to(self.model.dtype), video_grid_thw=grid)
             video = torch.cat(tuple(found.pooler_output))
         if clip.has_audio:
+            if clip.audio_rate != AUDIO_RATE:
+                raise UserError(f"{clip.name}: the sound must have {AUDIO_RATE} samples per second, got {clip.audio_rate}")
             mel, mask = self.spectrogram(clip.audio)
             n_mel = int(mask.sum())
             if audio_tokens(n_mel):
@@ -206,7 +213,16 @@ class Qwen25OmniAdapter:
             if values is not None:
                 embeds[ids == token_id] = values.to(embeds)
         layout = layout_of({"input_ids": ids, "video_grid_thw": features.grid}, self.config)
-        return Inputs(embeds, layout, {**self._stop, "position_ids": positions})
+        return Inputs(embeds, layout, {**self._stop, "position_ids": positions}, self._notes(clip))
+
+    def _notes(self, clip: Clip) -> tuple[str, ...]:
+        """What was left out of the clip."""
+        notes = []
+        if len(clip.frames) < clip.n_source_frames and clip.n_source_frames / clip.fps * FPS > MAX_FRAMES:
+            notes.append(f"the video is longer than {MAX_FRAMES / FPS:g} s: {MAX_FRAMES} frames, evenly over it, are taken")
+        if len(clip.audio) > self.sounds.n_samples:
+            notes.append(f"sound after {self.sounds.n_samples / AUDIO_RATE:g} s is left out")
+        return tuple(notes)
 
     def input_ids(self, features: _Features, question: str) -> list[int]:
         """The prompt's N token ids, with a placeholder per media token.
@@ -251,6 +267,13 @@ def rename(key: str) -> str | None:
     if name.startswith("model."):
         return "model.language_" + name
     return name if name.startswith("lm_head.") else "model." + name
+
+
+def original(name: str) -> str:
+    """Name in the thinker's state_dict -> checkpoint key: `rename` the other way round."""
+    if name.startswith("model.language_model."):
+        return "thinker." + name.removeprefix("model.language_")
+    return "thinker." + (name if name.startswith("lm_head.") else name.removeprefix("model."))
 
 
 def _thinker(config: dict) -> dict:

@@ -10,8 +10,10 @@ Letters: F frames, V tokens of a frame, A audio tokens, P pieces of sound (30 s 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -32,7 +34,7 @@ from fastav.layout import TokenLayout
 from fastav.media import Clip
 from fastav.models.adapter import Fact, Inputs, resolve
 from fastav.models.qformer import Speech, segment_positions
-from fastav.models.qwen2 import generate_kwargs, read_tokenizer
+from fastav.models.qwen2 import generate_kwargs, generation_fact, read_tokenizer
 from fastav.models.siglip import SIZES, pixel_values, resize
 from fastav.models.video_salmonn2_inputs import (
     N_POSITIONS,
@@ -45,7 +47,7 @@ from fastav.models.video_salmonn2_inputs import (
     prompt_ids,
     time_texts,
 )
-from fastav.models.weights import Weights, empty, load, locate, read_json
+from fastav.models.weights import Weights, describes, empty, load, locate, read_json
 
 HUB_ID = "tsinghua-ee/video-SALMONN-2"
 N_AT_ONCE = 8  # frames, or pieces of sound, that go through an encoder together
@@ -88,6 +90,8 @@ _PARTS = {  # checkpoint prefix -> module prefix; the first that fits
     "speech_llama_proj.": "speech.project.",
     "final_linear.": "speech.final.",
 }
+_UNUSED = ("speech_Qformer.bert.embeddings.position_ids", f"{_TOWER}post_layernorm.", f"{_TOWER}head.")
+_LAYER = re.compile(re.escape(_TOWER) + r"encoder\.layers\.(\d+)\.")
 
 
 class VideoSALMONN2(nn.Module):
@@ -116,13 +120,12 @@ class Vision(nn.Module):
     def __init__(self, siglip: SiglipVisionConfig, width: int):
         super().__init__()
         self.tower = SiglipVisionModel(siglip)
+        self.tower.post_layernorm = nn.Identity()  # which this model never used
         self.projector = nn.Sequential(nn.Linear(siglip.hidden_size, width), nn.GELU(), nn.Linear(width, width))
         self.newline = nn.Parameter(torch.empty(width))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        # Past the tower's own forward, which ends in a post_layernorm that this model never used.
-        patches = self.tower.encoder(inputs_embeds=self.tower.embeddings(pixels)).last_hidden_state
-        tokens = self.projector(patches).transpose(1, 2)
+        tokens = self.projector(self.tower(pixels).last_hidden_state).transpose(1, 2)
         side = math.isqrt(tokens.shape[-1])
         rows = max_pool2d(tokens.unflatten(-1, (side, side)), 2).permute(0, 2, 3, 1)  # [F, h', w', D], an odd edge dropped
         return torch.cat([rows, self.newline.expand(*rows.shape[:2], 1, -1)], 2).flatten(1, 2)
@@ -178,13 +181,18 @@ class VideoSALMONN2Adapter:
                 f"{folder} was saved without its vision tower; add vision_model.* of google/siglip-so400m-patch14-384 under the "
                 f"names {_TOWER}*, without the last encoder layer and the head"
             )
-        self.settings = Settings.of(config)
         self.tokenizer = read_tokenizer(folder)
         self.generate_kwargs = generate_kwargs(folder, config, self.tokenizer)
-        sizes = read_json(folder, "submodel_configs.json") if (folder / "submodel_configs.json").is_file() else {}
-        self.module = empty(lambda: VideoSALMONN2(config, sizes, self.settings))
-        self.module.llm.set_attn_implementation(attn)
-        self.ignored = load(self.module, weights, rename, device=self.device, dtype=dtype, device_map=device_map)
+        has_sizes = (folder / "submodel_configs.json").is_file()
+        sizes = read_json(folder, "submodel_configs.json") if has_sizes else {}
+        with describes(folder, "video-SALMONN 2" + " (with submodel_configs.json)" * has_sizes):
+            self.settings = Settings.of(config)
+            self.module = empty(lambda: VideoSALMONN2(config, sizes, self.settings))
+        for part in (self.module.llm, self.module.vision.tower, self.module.speech.encoder):
+            part.set_attn_implementation(attn)
+        renamed = partial(rename, n_vision_layers=self.module.vision.tower.config.num_hidden_layers)
+        options = {"device": self.device, "dtype": dtype, "device_map": device_map}
+        self.ignored = load(self.module, weights, renamed, original=original, **options)
         self.model = self.module.llm
         self._extractor = WhisperFeatureExtractor(feature_size=self.module.speech.encoder.num_mel_bins)
         self.read_options = {"sampler": self._sample, "resize": self._resize, "channels": "first"}
@@ -214,8 +222,8 @@ class VideoSALMONN2Adapter:
                 f"{self.settings.max_tokens}; give a shorter clip"
             )
         media = interleave(features.visual, features.audio, groups, tail)
-        left_out = not clip.has_video and clip.duration_sec > features.real_time_sec
-        notes = (f"sound after {features.real_time_sec:.0f} s is left out",) if left_out else ()
+        left_out = len(clip.audio) / clip.audio_rate - features.real_time_sec > 0.1  # below, streams merely end unevenly
+        notes = (f"sound after {round(features.real_time_sec, 1):g} s is left out",) if left_out else ()
         return Inputs(torch.cat([self._embed(before), media, self._embed(after)])[None], layout, self.generate_kwargs, notes)
 
     def decode(self, ids: list[int]) -> str:
@@ -288,11 +296,21 @@ def llm_config(config: dict) -> Qwen2Config:
     )
 
 
-def rename(key: str) -> str | None:
-    """Checkpoint key -> name in VideoSALMONN2, or None for the one table (0..511) that nothing reads (see weights.load)."""
-    if key == "speech_Qformer.bert.embeddings.position_ids":
+def rename(key: str, n_vision_layers: int = SIZES["num_hidden_layers"] - 1) -> str | None:
+    """Checkpoint key -> name in VideoSALMONN2, or None for what it does not need (see weights.load): a table (0..511) that
+    nothing reads, and what the image tower holds above its first `n_vision_layers` layers.
+    """
+    layer = _LAYER.match(key)
+    above = layer and int(layer[1]) >= n_vision_layers
+    if above or key.startswith(_UNUSED):
         return None
     return next((new + key.removeprefix(old) for old, new in _PARTS.items() if key.startswith(old)), f"llm.{key}")
+
+
+def original(name: str) -> str:
+    """Name in VideoSALMONN2 -> checkpoint key: `rename` the other way round."""
+    keys = (old + name.removeprefix(new) for old, new in _PARTS.items() if name.startswith(new))
+    return next(keys, name.removeprefix("llm."))
 
 
 def layout_estimate(config: dict, duration_sec: float, n_before: int = 14, n_after: int = 16) -> TokenLayout:
@@ -319,17 +337,24 @@ def facts(weights: Weights, config: dict, generation_config: dict | None) -> lis
     """
     settings = {"hidden_act": "silu", "rope_scaling": None, "tie_word_embeddings": False, "use_sliding_window": False}
     settings |= {name: LLM[name] for name in ("rope_theta", "rms_norm_eps")}
+    settings |= {"tokenizer_model_max_length": 32768, "model_max_length": 32768}
     sizes = {name: value for name, value in LLM.items() if name not in settings}
     sizes |= {"max_position_embeddings": 32768, "bos_token_id": 151643, "eos_token_id": 151645, "torch_dtype": "bfloat16"}
+    sizes |= {"mm_vision_tower": "google/siglip-so400m-patch14-384", "mm_vision_select_layer": -2, "head_dim": 128}
     trained = TRAINED_AS | {"fps": 1, "second_per_window": 0.5, "second_stride": 0.5, "add_time_token": True}
-    own = config.get("model_args") or {}
-    found = {"rope_theta": _rope_theta(config), **{k: config[k] for k in (*sizes, *settings) if k in config}}
-    told = [Fact("model_type", "video_salmonn_2", str(config.get("model_type")), config.get("model_type") == "video_salmonn_2")]
-    told += [Fact(k, str(v), str(found.get(k, "absent")), found.get(k, v) == v) for k, v in settings.items()]
-    told += [Fact(k, str(v), str(found.get(k, "absent")), found.get(k) == v or None) for k, v in sizes.items()]
-    told += [Fact(f"model_args.{k}", str(v), str(own[k]), own[k] == v) for k, v in trained.items() if k in own]
-    absent = sorted(trained.keys() - own.keys())
-    told.append(Fact("settings that model_args lacks", "any", ", ".join(absent) or "none", None))
+    in_args = trained | {"max_time": 110, "model_max_length": 32768}
+    own = config["model_args"] if isinstance(config.get("model_args"), dict) else {}
+    top = {"rope_theta": _rope_theta(config), **{k: v for k, v in config.items() if k not in ("rope_theta", "model_args")}}
+    who = {"model_type": "video_salmonn_2", "architectures": ["VideoSALMONN2ForCausalLM"]}
+    told = [Fact(k, str(v), str(config.get(k, "absent")), config.get(k) == v) for k, v in who.items()]
+    told += [Fact(k, str(v), str(top.get(k, "absent")), top.get(k, v) == v) for k, v in settings.items()]
+    kind = _rope_parameters(config).get("rope_type", "absent")
+    told.append(Fact("rope_parameters.rope_type", "default", str(kind), kind in ("default", "absent")))
+    told += [Fact(k, str(v), str(top.get(k, "absent")), top.get(k) == v or None) for k, v in sizes.items()]
+    told += [Fact(k, str(v), str(config[k]), config[k] == v) for k, v in trained.items() if config.get(k) is not None]
+    told += [Fact(f"model_args.{k}", str(v), str(own[k]), own[k] == v) for k, v in in_args.items() if own.get(k) is not None]
+    absent = sorted(k for k in trained if config.get(k) is None and own.get(k) is None)
+    told.append(Fact("settings that config.json lacks", "any", ", ".join(absent) or "none", None))
 
     n_tower = sum(key.startswith(_TOWER) for key in weights.shapes)
     told.append(Fact("vision tower in the checkpoint", "yes", f"{n_tower} tensors", n_tower > 0))
@@ -337,14 +362,14 @@ def facts(weights: Weights, config: dict, generation_config: dict | None) -> lis
     told.append(Fact("LoRA merged", "0 tensors of adapters", f"{n_lora}", n_lora == 0))
     positions = weights.shapes.get("speech_encoder.embed_positions.weight", (0,))[0]
     told.append(Fact("Whisper positions in 30 s", str(N_POSITIONS), str(positions), positions == N_POSITIONS))
-    wanted = ("repetition_penalty", "eos_token_id", "do_sample")
-    generation = (
-        {k: generation_config[k] for k in wanted if k in generation_config} if generation_config is not None else "no file"
-    )
-    told.append(Fact("generation_config.json", "perhaps repetition_penalty 1.05", str(generation), None))
+    told.append(generation_fact(generation_config))
     return told
 
 
 def _rope_theta(config: dict) -> float | None:
     """Older files have it at the top, newer ones among the rope_parameters."""
-    return config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta")
+    return config.get("rope_theta") or _rope_parameters(config).get("rope_theta")
+
+
+def _rope_parameters(config: dict) -> dict:
+    return config["rope_parameters"] if isinstance(config.get("rope_parameters"), dict) else {}

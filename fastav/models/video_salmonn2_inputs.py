@@ -5,6 +5,7 @@ Letters: F frames, V tokens of a frame, A audio tokens, P pieces of sound (30 s 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,6 +45,7 @@ class Settings:
     second_per_window, second_stride   length and distance of the Q-Former's windows.
     add_time_token   the frames of a video without sound are followed by their time as text.
     max_tokens       of a whole prompt.
+    Raises UserError for a value that is none.
     """
 
     fps: float = 1
@@ -53,17 +55,37 @@ class Settings:
     add_time_token: bool = True
     max_tokens: int = 32768
 
+    def __post_init__(self):
+        numbers = {name: value for name, value in vars(self).items() if name != "add_time_token"}
+        wrong = {name: v for name, v in numbers.items() if type(v) not in (int, float) or not 0 < v < math.inf}
+        if type(self.add_time_token) is not bool:
+            wrong["add_time_token"] = self.add_time_token
+        if wrong:
+            raise UserError(f"config.json has {wrong}; allowed: numbers above 0, true or false for add_time_token")
+        if not 1 <= self.window <= N_POSITIONS or self.stride < 1:
+            raise UserError(
+                f"config.json has windows of {self.second_per_window} s every {self.second_stride} s; allowed: 0.02 s or more, "
+                f"and a window within {PIECE_SEC} s"
+            )
+
     @classmethod
     def of(cls, config: dict) -> Settings:
-        """From config.json, whose `model_args` training wrote. Raises UserError for what the adapter cannot follow."""
+        """From config.json: its `model_args`, which training wrote, and add_time_token.
+
+        Other settings at its top level may be left from LLaVA-OneVision, on which the model was built; the original's evaluation
+        overrides them, so they are not read. `facts` tells them. Raises UserError for what the adapter cannot follow.
+        """
         given = {name: value for name, value in (config.get("model_args") or {}).items() if value is not None}
+        if config.get("add_time_token") is not None:
+            given.setdefault("add_time_token", config["add_time_token"])
         for name, only in TRAINED_AS.items():
             if given.get(name, only) != only:
                 raise UserError(f"config.json has model_args.{name} = {given[name]!r}; this adapter knows {only!r} alone")
+        free = ("fps", "second_per_window", "second_stride", "add_time_token")
+        max_tokens = config.get("tokenizer_model_max_length")
         return cls(
-            add_time_token=given.get("add_time_token", config.get("add_time_token", cls.add_time_token)),
-            max_tokens=config.get("tokenizer_model_max_length") or cls.max_tokens,
-            **{name: given[name] for name in ("fps", "second_per_window", "second_stride") if name in given},
+            max_tokens=cls.max_tokens if max_tokens is None else max_tokens,
+            **{name: given[name] for name in free if name in given},
         )
 
     @property

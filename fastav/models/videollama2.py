@@ -20,18 +20,19 @@ from fastav.layout import TokenLayout, first_audio
 from fastav.media import Clip
 from fastav.models.adapter import Fact, Inputs, resolve
 from fastav.models.beats import Beats, BeatsConfig
-from fastav.models.qwen2 import generate_kwargs, read_tokenizer
+from fastav.models.qwen2 import generate_kwargs, generation_fact, read_tokenizer
 from fastav.models.siglip import SIZES, pixel_values, resize
 from fastav.models.stc import STCConnector
 from fastav.models.videollama2_inputs import (
     N_MEL_FRAMES,
     frame_indices,
+    left_out,
     log_mel,
     n_sounding,
     prompt,
     sound,
 )
-from fastav.models.weights import Weights, empty, load, locate, read_json
+from fastav.models.weights import Weights, describes, empty, load, locate, read_json
 
 HUB_ID = "DAMO-NLP-SG/VideoLLaMA2.1-7B-AV"
 N_FRAMES = 8  # where config.json does not say
@@ -57,13 +58,16 @@ _TABLE = re.compile(r"model\.audio_tower\.encoder\.layers\.(\d+)\.self_attn\.rel
 
 EXPECTED = {  # in config.json
     "model_type": "videollama2_qwen2",
+    "architectures": ["Videollama2Qwen2ForCausalLM"],
     "num_frames": N_FRAMES,
     "torch_dtype": "bfloat16",
     "mm_projector_type": "stc_connector_v35",
     "mm_projector_a_type": "mlp2x_gelu",
     "mm_vision_select_layer": -2,
     "mm_vision_select_feature": "patch",
+    "image_aspect_ratio": "pad",
     "rope_theta": 1e6,
+    "rope_scaling": None,
     "rms_norm_eps": 1e-6,
     "hidden_act": "silu",
     "tie_word_embeddings": False,
@@ -84,6 +88,9 @@ EXPECTED_SIZES = {
     "mm_hidden_size_a": 768,
     "hidden_size_a": 3584,
 }
+_BOOKKEEPING = (
+    "tokenizer_model_max_length tokenizer_padding_side use_mm_proj tune_mm_mlp_adapter_a freeze_mm_mlp_adapter mm_projector_lr"
+).split()
 
 
 class VideoLLaMA2(nn.Module):
@@ -112,12 +119,13 @@ class VideoLLaMA2(nn.Module):
 @dataclass(frozen=True)
 class Features:
     """video [time steps, tokens of a step, D] or None, audio [n, D] or None, n_sounding: audio tokens before the zero
-    padding begins.
+    padding begins; notes: of what was left out.
     """
 
     video: torch.Tensor | None
     audio: torch.Tensor | None
     n_sounding: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class VideoLLaMA2Adapter:
@@ -137,19 +145,20 @@ class VideoLLaMA2Adapter:
     def __init__(self, checkpoint=None, *, revision=None, dtype=None, device=None, device_map=None, attn=None):
         self.device, dtype, attn = resolve(device, dtype, attn)
         folder = locate(checkpoint, HUB_ID, revision)
-        self.checkpoint = checkpoint or HUB_ID
+        self.checkpoint = str(checkpoint or HUB_ID)
         config, weights = read_json(folder, "config.json"), Weights(folder)
-        self.module = empty(lambda: VideoLLaMA2(config))
+        with describes(folder, "VideoLLaMA2.1-AV"):
+            self.n_frames, self.audio_sizes = frames_per_clip(config), beats_config(config)
+            self.module = empty(lambda: VideoLLaMA2(config))
         self.module.llm.set_attn_implementation(attn)
         self.module.vision.set_attn_implementation(attn)
         n_vision, table = self.module.vision.config.num_hidden_layers, min(_table_layers(weights), default=0)
         renamed = partial(rename, n_vision_layers=n_vision, table_layer=table)
-        self.ignored = load(self.module, weights, renamed, device=self.device, dtype=dtype, device_map=device_map)
+        options = {"device": self.device, "dtype": dtype, "device_map": device_map}
+        self.ignored = load(self.module, weights, renamed, original=original, **options)
         self.model = self.module.llm
         self.tokenizer = read_tokenizer(folder)
         self.generate_kwargs = generate_kwargs(folder, config, self.tokenizer, pad="<|im_end|>")
-        self.n_frames = config.get("num_frames", N_FRAMES)
-        self.audio_sizes = beats_config(config)
         self.read_options = {"sampler": self._sample, "resize": self._resize, "channels": CHANNELS}
 
     def encode(self, clip: Clip) -> Features:
@@ -165,7 +174,7 @@ class VideoLLaMA2Adapter:
             samples, n_samples = sound(clip)
             audio = self.module.encode_audio(log_mel(samples).to(self.device)).to(self.device)
             n_heard = n_sounding(n_samples, self.audio_sizes)
-        return Features(video, audio, n_heard)
+        return Features(video, audio, n_heard, left_out(clip))
 
     def prepare(self, features: Features, clip: Clip, question: str) -> Inputs:
         parts, segments = [], []
@@ -180,7 +189,7 @@ class VideoLLaMA2Adapter:
         prefix, suffix = (self._embed(text) for text in prompt(question, placeholder).split(placeholder))
         layout = TokenLayout.of(("text", len(prefix)), *segments, ("text", len(suffix)))
         layout = layout.with_facts(rule_keep=first_audio(layout, RULE_N_AUDIO))
-        return Inputs(torch.cat([prefix, *parts, suffix])[None], layout, self.generate_kwargs)
+        return Inputs(torch.cat([prefix, *parts, suffix])[None], layout, self.generate_kwargs, features.notes)
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
@@ -202,12 +211,20 @@ class VideoLLaMA2Adapter:
         return resize(frame, self.module.vision.config.image_size)
 
 
+def frames_per_clip(config: dict) -> int:
+    """Raises UserError for fewer than the two of a time step, or for what is no number of frames."""
+    n = config.get("num_frames", N_FRAMES)
+    if type(n) is not int or n < 2:
+        raise UserError(f"config.json has num_frames = {n!r}; allowed: a whole number of 2 or more")
+    return n
+
+
 def llm_config(config: dict) -> Qwen2Config:
     """The language model's part of config.json, whose own model_type transformers does not know.
 
     Raises UserError for one that lacks a setting: a default would compute, and wrongly.
     """
-    lacking = [name for name in _LLM_SETTINGS if name not in config]
+    lacking = [name for name in _LLM_SETTINGS if config.get(name) is None]
     if lacking:
         raise UserError(f"config.json lacks {', '.join(lacking)}; give a folder that holds VideoLLaMA2.1-AV")
     return Qwen2Config(**{name: config[name] for name in (*_LLM_SETTINGS, *_LLM_OPTIONS) if name in config})
@@ -240,6 +257,14 @@ def rename(key: str, n_vision_layers: int = 26, table_layer: int = 0) -> str | N
     return None if above or name.startswith(_UNUSED) else name
 
 
+def original(name: str) -> str:
+    """Name in VideoLLaMA2 -> checkpoint key: `rename` the other way round, with the first layer's copy of the table."""
+    if name == "audio.encoder.relative_attention_bias.weight":
+        return "model.audio_tower.encoder.layers.0.self_attn.relative_attention_bias.weight"
+    keys = (old + name.removeprefix(new) for old, new in _PARTS.items() if name.startswith(new))
+    return next(keys, name.removeprefix("llm."))
+
+
 def _table_layers(weights: Weights) -> list[int]:
     """Layers whose copy of the audio tower's table the checkpoint holds."""
     return sorted(int(copy[1]) for copy in map(_TABLE.fullmatch, weights.shapes) if copy)
@@ -251,7 +276,7 @@ def token_estimate(config: dict, duration_sec: float) -> dict[str, int]:
     side = vision.image_size // vision.patch_size // 2
     return {
         "text": 34,
-        "video": config.get("num_frames", N_FRAMES) // 2 * side * side,
+        "video": frames_per_clip(config) // 2 * side * side,
         "audio": audio.n_tokens(N_MEL_FRAMES),
     }
 
@@ -260,6 +285,7 @@ def facts(weights: Weights, config: dict, generation_config: dict | None) -> lis
     """What the published checkpoint was never seen to say. Sizes and ids of a smaller one are told, not judged."""
     told = [Fact(k, str(v), str(config.get(k, "absent")), config.get(k) == v) for k, v in EXPECTED.items()]
     told += [Fact(k, str(v), str(config.get(k, "absent")), config.get(k) == v or None) for k, v in EXPECTED_SIZES.items()]
+    told += [Fact(k, "", str(config.get(k, "absent")), None) for k in _BOOKKEEPING]
     told.append(Fact("mm_audio_tower", "present", str(config.get("mm_audio_tower")), bool(config.get("mm_audio_tower"))))
     whole = config.get("tune_mm_mlp_adapter", "absent")
     told.append(Fact("tune_mm_mlp_adapter", "False or absent", str(whole), whole in (False, "absent")))
@@ -275,7 +301,5 @@ def facts(weights: Weights, config: dict, generation_config: dict | None) -> lis
     told.append(Fact("copies of BEATs' distance table", "1 or 12", str(len(_table_layers(weights))), None))
     classifier = "present" if f"{tower}predictor.weight" in weights.shapes else "absent"
     told.append(Fact("BEATs classifier, unused", "", classifier, None))
-    wanted = ("repetition_penalty", "eos_token_id", "do_sample")
-    found = {k: generation_config[k] for k in wanted if k in generation_config} if generation_config is not None else "no file"
-    told.append(Fact("generation_config.json", "perhaps repetition_penalty 1.05", str(found), None))
+    told.append(generation_fact(generation_config))
     return told

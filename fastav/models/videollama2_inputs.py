@@ -43,6 +43,12 @@ def sound(clip: Clip) -> tuple[torch.Tensor, int]:
     return torch.from_numpy(np.pad(heard, (0, N_SAMPLES - len(heard)))), len(heard)
 
 
+def left_out(clip: Clip) -> tuple[str, ...]:
+    """What a reader of the answer should know of the sound that `sound` does not take; of a video's, the adapter tells always."""
+    too_long = not clip.has_video and len(clip.audio) > N_SAMPLES
+    return (f"sound after {N_SAMPLES // RATE} s is left out",) if too_long else ()
+
+
 def sound_pieces(n_samples: int) -> list[tuple[int, int]]:
     """Sample ranges [first, last) of the eight pieces; those of a track below 2 s are the whole track each.
 

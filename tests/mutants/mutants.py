@@ -47,7 +47,7 @@ MUTANTS = {
         ("front of the sound rounded to tokens", "round(real_time_sec * 50)", "round(real_time_sec * 2)"),
     ],
     ("fastav/check.py", "tests/test_check.py"): [
-        ("missing keys are not told", "sorted(set(table) - set(found))", "sorted(set())"),
+        ("missing keys are not told", "sorted(needed - set(found))", "sorted(set())"),
     ],
     ("fastav/models/weights.py", "tests/test_weights.py"): [
         ("missing keys pass", '("missing", missing)', '("missing", [])'),
