@@ -114,15 +114,17 @@ function draw() {
   const color = (name) => style.getPropertyValue(name).trim();
   const share = (kind) => `${data.kinds[kind][layer]} of ${data.kinds[kind][0]}`;
   get(".fa-layer-number").textContent = layer;
-  get(".fa-kept").textContent = `${data.lengths[layer]} of ${data.lengths[0]} kept`;
+  get(".fa-kept").textContent = `${data.lengths[layer]} of ${data.n_tokens} kept`;
   slider.setAttribute("aria-valuetext", `layer ${layer}, ${get(".fa-kept").textContent}`);
   const video = data.kinds.video, audio = data.kinds.audio;
   get(".fa-caption-video").textContent = video ? `Video tokens: ${share("video")} kept` : "No video tokens";
   get(".fa-caption-audio").textContent = audio ? `Audio tokens, in order of time: ${share("audio")} kept` : "No audio tokens";
   const full = data.lengths.filter((n) => n === data.lengths[0]).length;
   const each = Math.round(data.frames_each);
+  const trimmed = data.n_tokens - data.lengths[0];
   get(".fa-note").textContent =
-    (full === data.lengths.length ? "No layer loses a token." : `Layers 0 to ${full - 1} see everything, layer ${full} is the first to see less.`) +
+    (trimmed ? `${trimmed} padding tokens never enter the decoder. ` : "") +
+    (full === data.lengths.length ? "No layer loses a token." : `Layers 0 to ${full - 1} see ${trimmed ? "all others" : "everything"}, layer ${full} is the first to see less.`) +
     (each > 1 ? ` Each picture stands for ${each} frames.` : "") +
     (video ? " Greyed squares were removed; the squares are laid evenly over each frame." : "");
   drawFrames(data, layer, color);

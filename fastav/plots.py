@@ -95,6 +95,7 @@ def thumbnails(frames: np.ndarray, n: int | None = None) -> list[str]:
 def token_map(result: Result, frames: np.ndarray) -> dict:
     """Which tokens survived, as plain data for the canvas.
 
+    n_tokens      of the whole prompt, those that trim left out before layer 0 included.
     lengths       [L] tokens that each layer computed on.
     kinds         kind -> [L] tokens of that kind in each layer.
     frames        one per frame: rows, cols, picture (data address or None) and seen, the layers that computed on
@@ -118,6 +119,7 @@ def token_map(result: Result, frames: np.ndarray) -> dict:
         rows, cols = grid(len(tokens), aspect)
         drawn.append({"rows": rows, "cols": cols, "picture": picture, "seen": tokens})
     return {
+        "n_tokens": len(seen),
         "lengths": list(result.lengths),
         "kinds": {
             kind: [sum(s > layer for s in by_kind[kind]) for layer in range(n_layers)]

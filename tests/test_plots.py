@@ -74,6 +74,7 @@ def test_token_map_counts_as_the_record_does():
     drawn = plots.token_map(result, np.zeros((4, 6, 8, 3), np.uint8))
     for layer, length in enumerate(result.lengths):
         assert sum(counts[layer] for counts in drawn["kinds"].values()) == length == len(result.kept(layer))
+    assert drawn["n_tokens"] == sum(count for _, _, count in result.token_runs)
     assert [frame["seen"] for frame in drawn["frames"]] == [list(PRUNED_SEEN[2:6]), list(PRUNED_SEEN[6:10])]
     assert drawn["audio"] == list(PRUNED_SEEN[10:13])
     assert drawn["frames_each"] == 2

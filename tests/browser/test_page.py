@@ -131,6 +131,9 @@ def test_another_model_and_trim(browser, clip, tmp_path):
             record = downloaded(page)
             assert record["pruned"]["method"].startswith("trim+fastav:start=3,p=20")
             assert record["vanilla"]["lengths"][0] - record["pruned"]["lengths"][0] == 1496 - 800
+            expect(page.locator(".fa-note")).to_contain_text(
+                "696 padding tokens never enter the decoder. Layers 0 to 2 see all others"
+            )
 
 
 def test_settings_travel_in_a_link(server, browser, clip):
