@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from eval import run
+from fastav import session
 from fastav.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,3 +46,15 @@ def test_evaluation_of_the_mini_set(name, tmp_path, capsys):
     numbers = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [m["method"] for m in numbers["methods"]] == ["vanilla", "trim"]
     assert (tmp_path / "records.jsonl").read_text().count("\n") == 1 + 2 * 3  # the settings, then each method on each question
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_kept_on_disk_answers_the_same(name, dtype):
+    """Oracle: the same model in memory."""
+    folder = str(MODELS[name][0])
+    plain, on_disk = (session.load(name, folder, dtype=dtype, device_map=where) for where in (None, {"": "disk"}))
+    clip = plain.read(CLIP)
+    for method in ("vanilla", "trim+fastav"):
+        want, got = (each.answer(clip, QUESTION, method, max_new_tokens=6) for each in (plain, on_disk))
+        assert (got.answer, got.dtype, got.lengths) == (want.answer, dtype, want.lengths)

@@ -79,6 +79,8 @@ def test_a_map_to_disk_computes_the_same_without_a_gpu(tmp_path, tensors):
 def test_a_map_that_names_no_place_is_refused(tmp_path, tensors):
     with pytest.raises(UserError, match="no place for b.weight"):
         load(write(tmp_path / "c", tensors), device_map={"a": "cpu"})
+    with pytest.raises(UserError, match="name either the whole or every part"):
+        load(tmp_path / "c", device_map={"": "cpu", "a": "disk"})
     with pytest.raises(UserError, match="unknown device map 'all'"):
         load(tmp_path / "c", device_map="all")
 

@@ -209,6 +209,8 @@ class _placement:  # noqa: N801  (used like a function)
                 raise UserError(f"unknown device map {device_map!r}; allowed: auto, or a dict of module name -> device")
             whole = {c for m in module.modules() for c in getattr(m, "_no_split_modules", None) or ()}
             self.map = infer_auto_device_map(module, dtype=dtype, no_split_module_classes=sorted(whole))
+        if "" in self.map and len(self.map) > 1:
+            raise UserError("the device map gives '' (the whole model) beside parts of it; name either the whole or every part")
         for name in module.state_dict():
             self(name)
 
