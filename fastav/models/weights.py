@@ -152,7 +152,7 @@ def load(
     """
     names = {key: rename(key) for key in weights.shapes}
     _check_keys(module, weights, names, original)
-    for parameter in module.parameters():  # accelerate brings back what stays on disk in its placeholder's dtype
+    for parameter in module.parameters():  # a tensor takes its placeholder's dtype, also each time it comes back from disk
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
     placed = _placement(module, device, dtype, device_map)
@@ -174,8 +174,7 @@ def load(
                 }
             bar.update(len(stays))
             for key, tensor in weights.tensors(file, sorted(keys - stays), torch.device("cpu") if device_map else device):
-                kind = dtype if tensor.is_floating_point() else None
-                set_module_tensor_to_device(module, wanted[key], placed(wanted[key]), value=tensor, dtype=kind)
+                set_module_tensor_to_device(module, wanted[key], placed(wanted[key]), value=tensor)
                 bar.update()
     if device_map is None:
         module.to(device)  # the buffers; the parameters are there

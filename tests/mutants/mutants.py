@@ -58,7 +58,7 @@ MUTANTS = {
             "map_location=device, weights_only=False, mmap=True",
         ),
         ("weights that cannot fit are read", "if needed > free:", "if needed < 0:"),
-        ("the dtype of the file stays", "dtype=kind)", "dtype=None)"),
+        ("weights come as float32", "parameter.data = parameter.data.to(dtype)", "parameter.data = parameter.data.float()"),
     ],
     ("fastav/methods/fastav.py", "tests/test_methods.py"): [
         (
