@@ -61,8 +61,9 @@ class Fact:
 class Adapter(Protocol):
     """The members that a session uses.
 
-    Its module also has, where the weights are a published checkpoint's, `facts(weights, config, generation_config)`, a list of
-    Fact, and `token_estimate(config, duration_sec)`, tokens per kind of a clip with sound and a short question.
+    Where the weights are a published checkpoint's, its module also has HUB_ID; rename, checkpoint key -> name in the adapter's
+    module or None (see weights.load); facts(weights, config, generation_config), a list of Fact; and
+    token_estimate(config, duration_sec), tokens per kind of a clip with sound and a short question.
     """
 
     name: str  # registry name
