@@ -80,6 +80,11 @@ def footage(seconds=3, sound=True, picture=True):
     return frames, 8, rng.uniform(-0.3, 0.3, seconds * 16_000) if sound else None
 
 
+def test_pieces_follow_the_rounding_of_the_reference():
+    """7.3 s as a float is less than 7.3: its second piece begins a sample before 5.3 s / 8 (from the reference's table)."""
+    assert inputs.sound_pieces(116_800)[:2] == [(0, 32_000), (10_599, 42_599)]
+
+
 # --- parity
 
 
@@ -235,11 +240,6 @@ def test_tokens_that_hear_a_sample():
     """By hand: a mel frame begins every 160 samples, a patch every 16 frames and has 8 tokens; 187 patches fit."""
     heard = {1: 8, 16 * 160: 8, 16 * 160 + 1: 16, 256_000: 800, 480_000: 1496}
     assert {n: inputs.n_sounding(n, BeatsConfig()) for n in heard} == heard
-
-
-def test_pieces_follow_the_rounding_of_the_reference():
-    """7.3 s as a float is less than 7.3: its second piece begins a sample before 5.3 s / 8 (from the reference's table)."""
-    assert inputs.sound_pieces(116_800)[:2] == [(0, 32_000), (10_599, 42_599)]
 
 
 @pytest.mark.parametrize("placeholder", ["<video>", "<audio>", "<image>"])
