@@ -1,7 +1,11 @@
-# `make demo` and `make test` need Python 3.10-3.13 and nothing else: each first makes its environment in .venv.
+# `make demo` and `make test` need Python 3.11-3.13 and nothing else: each first makes its environment in .venv, of the versions
+# in constraints.txt.
 # The stamps .venv/ready and .venv/ready-dev are written last, so an interrupted installation is repeated.
 PYTHON ?= python3
 VENV := .venv/bin/python
+# What depends on the insides of transformers, gradio, av and moviepy.
+VERSIONED := $(addprefix tests/test_,engine.py decoder.py native.py qwen2_5_omni.py videollama2.py video_salmonn2.py \
+	cost.py session.py media.py app.py)
 
 help:
 	@echo "make demo          set up, then start the page on http://127.0.0.1:7860"
@@ -9,6 +13,8 @@ help:
 	@echo "make test-browser  the page in headless Chromium, which must be installed"
 	@echo "make slow          read a one-hour 1080p clip (makes a temporary file of about 2.5 GB)"
 	@echo "make mutants       break the code one line at a time: the tests must notice"
+	@echo "make test-versions the tests of what depends on other packages, at the lowest versions that requirements.txt allows"
+	@echo "make lock          write constraints.txt anew: the newest versions that requirements.txt allows"
 	@echo "make lint          ruff: lint and format, nothing is changed"
 
 demo: .venv/ready
@@ -34,16 +40,27 @@ lint: .venv/ready-dev
 	$(VENV) -m ruff format --check .
 
 .venv/bin/pip:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
-		{ echo "$(PYTHON) is not Python 3.10-3.13; name one that is: make PYTHON=python3.11 ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "$(PYTHON) is not Python 3.11-3.13; name one that is: make PYTHON=python3.11 ..."; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "the venv module is missing; on Debian: apt install python3-venv"; rm -rf .venv; exit 1; }
 
-.venv/ready: requirements.txt | .venv/bin/pip
-	$(VENV) -m pip install -q -r requirements.txt
+lock: .venv/ready-dev
+	$(VENV) tests/packages.py lock
+
+test-versions: .venv/lowest/ready
+	PYTHONPATH=.venv/lowest $(VENV) -m pytest $(VERSIONED)
+
+.venv/lowest/ready: tests/packages.py requirements.txt .venv/ready-dev
+	rm -rf .venv/lowest
+	$(VENV) tests/packages.py lowest .venv/lowest
 	@touch $@
 
-.venv/ready-dev: requirements-dev.txt requirements.txt | .venv/bin/pip
-	$(VENV) -m pip install -q -r requirements-dev.txt
+.venv/ready: requirements.txt constraints.txt | .venv/bin/pip
+	$(VENV) -m pip install -q -c constraints.txt -r requirements.txt
+	@touch $@
+
+.venv/ready-dev: requirements-dev.txt requirements.txt constraints.txt | .venv/bin/pip
+	$(VENV) -m pip install -q -c constraints.txt -r requirements-dev.txt
 	@touch .venv/ready $@
 
-.PHONY: help demo test test-browser slow mutants lint
+.PHONY: help demo test test-browser test-versions slow mutants lock lint

@@ -31,6 +31,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, DynamicCache, Qwen2Config
 
 from fastav import cost, engine
+from fastav.decoder import cache_keyword, decoder_layers
 from fastav.errors import UserError
 from fastav.layout import TokenLayout, first_audio
 from fastav.methods import Method, Trim, Vanilla, lengths, parse
@@ -100,7 +101,7 @@ def generate(model, case: Case, n_new_tokens: int) -> tuple[list[float], int]:
     model.generate(
         inputs_embeds=embeds,
         attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device),
-        past_key_values=cache,
+        **{cache_keyword(model): cache},
         do_sample=False,
         max_new_tokens=n_new_tokens,
         logits_processor=[clock],
@@ -112,7 +113,7 @@ def host_syncs(model, case: Case, device: torch.device) -> int | None:
     """How often the host waited for the GPU between entering layer 0 and entering the last layer of a prefill; None on a CPU."""
     if device.type != "cuda":
         return None
-    first, last = (engine.decoder_layers(model)[i] for i in (0, -1))
+    first, last = (decoder_layers(model)[i] for i in (0, -1))
     # Registered after the engine's own hooks: what it sends to the device before layer 0 is not counted.
     handles = [
         first.register_forward_pre_hook(lambda *args: torch.cuda.set_sync_debug_mode("warn")),

@@ -1,9 +1,7 @@
 """FastAV: token pruning for audio-visual LLMs at inference, without training (arXiv:2601.13143).
 
     import fastav
-    fastav.install(model)
-    cache = fastav.PrunedCache(model.config, fastav.layout_of(inputs, model.config), fastav.FastAV())
-    model.generate(**inputs, past_key_values=cache)
+    model.generate(**inputs, **fastav.pruned(model, inputs))
 
 Importing this package imports neither torch nor transformers; the names below load what they need on first use.
 """
@@ -14,6 +12,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "install": "fastav.engine",
+    "pruned": "fastav.engine",
+    "cache_keyword": "fastav.decoder",
     "PrunedCache": "fastav.engine",
     "TokenLayout": "fastav.layout",
     "layout_of": "fastav.layout",

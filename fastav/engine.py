@@ -9,16 +9,30 @@ request without a PrunedCache runs the untouched model.
 
 from __future__ import annotations
 
-import sys
+import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 from transformers import DynamicCache
+from transformers import __version__ as transformers_version
 
+from fastav.decoder import (
+    argument_names,
+    cache_keyword,
+    decoder_layers,
+    prove_rotation,
+    refuse_unfit_call,
+    refuse_unfit_layers,
+    rotated_query,
+)
 from fastav.errors import UserError
-from fastav.layout import PAD, TokenLayout
-from fastav.methods import Method, lengths
+from fastav.layout import PAD, TokenLayout, layout_of
+from fastav.methods import FastAV, Method, lengths
+from fastav.versions import blaming_untried, warn_if_untried
+
+_INSTALLED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +64,9 @@ class PrunedCache(DynamicCache):
         text = config.get_text_config(decoder=True)
         self.layout, self.method = layout, method
         cuts = method.cuts(layout, text.num_hidden_layers)
-        _refuse_unfit_layers(config, text, cuts)
+        if cuts:
+            refuse_unfit_layers(config, self.layers, min(cuts))
+        self._config = config
         self.lengths = lengths(method, layout, text.num_hidden_layers)
         self.positions: list[torch.Tensor | None] = [None] * text.num_hidden_layers
         self._steps = _resolve(cuts, layout)
@@ -60,9 +76,19 @@ class PrunedCache(DynamicCache):
         """Store K and V [B, G, n, E]. A prefill whose length is not the planned one must never go unnoticed."""
         n, planned = key_states.shape[-2], self.lengths[layer_idx]
         if self.layers[layer_idx].get_seq_length() == 0 and n != planned:
-            hint = "" if self.positions[0] is not None else "; call fastav.install(model) first"
-            raise UserError(f"layer {layer_idx} computed on {n} tokens, but {self.method} plans {planned}{hint}")
+            with blaming_untried():
+                raise UserError(
+                    f"layer {layer_idx} computed on {n} tokens, but {self.method} plans {planned}{self._why_unpruned()}"
+                )
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def _why_unpruned(self) -> str:
+        """What a user can do about a layer that the hooks did not prune."""
+        if self.positions[0] is not None:
+            return ""
+        if not any(model.config is self._config for model in _INSTALLED):
+            return "; call fastav.install(model) first"
+        return f"; under transformers {transformers_version} this model does not hand its cache to the decoder layers"
 
     def crop(self, *args, **kwargs):
         raise UserError("assisted and contrastive decoding shorten the cache, which a PrunedCache cannot do; use plain decoding")
@@ -82,31 +108,33 @@ def install(model: nn.Module) -> None:
     """Add the hooks to every decoder layer of a stock transformers model, once; a second call does nothing.
 
     Requests whose cache is not a PrunedCache, also concurrent ones, run the untouched model.
-    Raises UserError for a compiled model or one whose decoder layers are not found.
+    Raises UserError for a compiled model, one whose decoder layers are not found, or one whose layers are given no cache.
     """
+    warn_if_untried()
     if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
         raise UserError("the model is compiled; install FastAV on the plain model (lengths differ per layer and request)")
-    layers = decoder_layers(model)
+    with blaming_untried():
+        layers = decoder_layers(model)
+        cache_keyword(model)
     for index, layer in enumerate(layers):
         if not getattr(layer, "_fastav_installed", False):
             layer._fastav_installed = True
-            layer.register_forward_pre_hook(_before(index), with_kwargs=True)
-            layer.register_forward_hook(_after(index), with_kwargs=True)
+            names = argument_names(layer)
+            layer.register_forward_pre_hook(_before(index, names), with_kwargs=True)
+            layer.register_forward_hook(_after(index, names), with_kwargs=True)
+    _INSTALLED.add(model)
 
 
-def rotated_query(layer: nn.Module, hidden: torch.Tensor, position_embeddings) -> torch.Tensor:
-    """The layer's own queries [B, H, k, E] for k of its inputs: hidden [B, k, D], (cos, sin) each [.., k, E].
+def pruned(model: nn.Module, inputs: Mapping | TokenLayout, method: Method = FastAV()) -> dict[str, PrunedCache]:  # noqa: B008
+    """What makes one `generate` a pruned one: `model.generate(**inputs, **fastav.pruned(model, inputs))`.
 
-    Norm, projection and rotation are called as modules, so quantised, LoRA and offloaded layers work.
+    Installs the hooks, makes layout and cache of this request, and names the cache as this transformers wants it.
+    inputs: what the model's processor returned, or a TokenLayout where the model names no media tokens.
+    Raises UserError as `install`, `layout_of` and `PrunedCache` do.
     """
-    attention = layer.self_attn
-    query = attention.q_proj(layer.input_layernorm(hidden))
-    query = query.view(*hidden.shape[:2], -1, attention.head_dim)
-    if hasattr(attention, "q_norm"):
-        query = attention.q_norm(query)
-    query = query.transpose(1, 2)
-    rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
-    return rotate(query, query, *(t.to(query.device) for t in position_embeddings))[0]
+    install(model)
+    layout = inputs if isinstance(inputs, TokenLayout) else layout_of(inputs, model.config)
+    return {cache_keyword(model): PrunedCache(model.config, layout, method)}
 
 
 def last_query_score(layer: nn.Module, hidden: torch.Tensor, position_embeddings, keys: torch.Tensor, pad=None) -> torch.Tensor:
@@ -153,17 +181,25 @@ def _resolve(cuts, layout: TokenLayout) -> dict[int, list[_Step]]:
     return steps
 
 
-def _before(index: int):
-    """Pre-hook of layer `index`: give it this request's rows of cos/sin and mask, by original position."""
+def _before(index: int, names: list[str]):
+    """Pre-hook of layer `index`, whose arguments have these names: give it this request's rows of cos/sin and mask, by
+    original position.
+    """
 
     def hook(layer, args, kwargs):
-        cache = kwargs.get("past_key_values")
-        if not isinstance(cache, PrunedCache):
+        cache = _cache_among(args, kwargs)
+        if cache is None:
             return None
-        hidden = args[0] if args else kwargs["hidden_states"]
+        given = _by_name(names, args, kwargs)
+        with blaming_untried():
+            narrowed = narrow(cache, given)
+        return narrowed and ((given.pop("hidden_states"),), {**given, **narrowed})
+
+    def narrow(cache: PrunedCache, kwargs: dict) -> dict | None:
+        hidden = kwargs["hidden_states"]
         prefill = cache.layers[index].get_seq_length() == 0
         if index == 0:
-            _refuse_unfit_call(cache, hidden, kwargs, prefill)
+            refuse_unfit_call(len(cache.layout), kwargs, prefill)
             if prefill:
                 cache._start(hidden.device)
         if cache.lengths[index] == len(cache.layout):
@@ -185,18 +221,24 @@ def _before(index: int):
             new = torch.arange(len(cache.layout), mask.shape[-1], device=hidden.device)
             seen = torch.cat([positions, new.expand(len(positions), -1)], -1)
             narrowed["attention_mask"] = _columns(mask.to(hidden.device), seen)
-        return args, {**kwargs, **narrowed}
+        return narrowed
 
     return hook
 
 
-def _after(index: int):
-    """Hook of layer `index`: after prefill, remove what the method's cuts remove before the next layer."""
+def _after(index: int, names: list[str]):
+    """Hook of layer `index`, whose arguments have these names: after prefill, remove what the method's cuts remove before the
+    next layer.
+    """
 
     def hook(layer, args, kwargs, output):
-        cache = kwargs.get("past_key_values")
-        if not isinstance(cache, PrunedCache):
+        cache = _cache_among(args, kwargs)
+        if cache is None:
             return None
+        with blaming_untried():
+            return remove(layer, cache, _by_name(names, args, kwargs), output)
+
+    def remove(layer, cache: PrunedCache, kwargs: dict, output):
         hidden = output[0] if isinstance(output, tuple) else output
         keys = cache.layers[index].keys
         if keys.shape[-2] != hidden.shape[1] or index + 1 == len(cache.positions):
@@ -217,8 +259,11 @@ def _after(index: int):
             else:
                 if score is None:
                     pad = None if cache._pad is None else cache._pad.to(keys.device)[positions.to(keys.device)]
-                    entered = args[0] if args else kwargs["hidden_states"]
-                    score = last_query_score(layer, entered, kwargs["position_embeddings"], keys, pad).to(hidden.device)
+                    entered, cos_sin = kwargs["hidden_states"], kwargs["position_embeddings"]
+                    if not getattr(layer, "_fastav_proven", False):  # in a layer's first pruned request alone: it waits
+                        prove_rotation(layer, entered, cos_sin, keys)
+                        layer._fastav_proven = True
+                    score = last_query_score(layer, entered, cos_sin, keys, pad).to(hidden.device)
                 chosen = select(_take(score, kept), step.candidates[here], step.n_kept, step.high)
             kept = _take(kept, chosen)
         cache.positions[index + 1] = _take(positions, kept)
@@ -226,6 +271,16 @@ def _after(index: int):
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     return hook
+
+
+def _cache_among(args: tuple, kwargs: dict) -> PrunedCache | None:
+    """The request's cache. By type: transformers has renamed the argument before."""
+    return next((value for value in (*kwargs.values(), *args) if isinstance(value, PrunedCache)), None)
+
+
+def _by_name(names: list[str], args: tuple, kwargs: dict) -> dict:
+    """All arguments of a call by name, wherever they stood."""
+    return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
 def _take(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -237,65 +292,3 @@ def _take(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 def _columns(mask: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """The given columns [B or 1, k] of a mask [B, 1, q, T] or [B, T]."""
     return torch.take_along_dim(mask, columns[:, None, None] if mask.dim() == 4 else columns, -1)
-
-
-def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The ModuleList of the text decoder's layers: the one of the right length whose layers have a norm and a query
-    projection.
-    """
-    count = model.config.get_text_config(decoder=True).num_hidden_layers
-    found = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList)
-        and len(module) == count
-        and all(hasattr(layer, "input_layernorm") and hasattr(getattr(layer, "self_attn", None), "q_proj") for layer in module)
-    ]
-    if len(found) != 1:
-        raise UserError(
-            f"found {len(found)} decoders of {count} layers in {type(model).__name__}; FastAV needs exactly one whose layers "
-            "have input_layernorm and self_attn.q_proj (for Qwen2.5-Omni, give model.thinker)"
-        )
-    return found[0]
-
-
-def _refuse_unfit_layers(config, text, cuts) -> None:
-    """Pruned layers need full attention over a plain cache, and models that add image features to early layers need
-    all tokens there.
-    """
-    if not cuts:
-        return
-    first = min(cuts)
-    kinds = getattr(text, "layer_types", None) or []
-    for layer, kind in enumerate(kinds[first:], first):
-        if kind != "full_attention":
-            raise UserError(
-                f"layer {layer} uses {kind}, which cannot be pruned; only full_attention layers from layer {first} on can"
-            )
-    injections = getattr(getattr(config, "vision_config", None), "deepstack_visual_indexes", None) or []
-    if first < len(injections):
-        raise UserError(
-            f"this model adds image features after layers 0..{len(injections) - 1}; "
-            f"start must be at least {len(injections) + 1}, got {first + 1}"
-        )
-
-
-def _refuse_unfit_call(cache: PrunedCache, hidden: torch.Tensor, kwargs, prefill: bool) -> None:
-    """Ways of calling a model that would give wrong answers without a word."""
-    mask = kwargs.get("attention_mask")
-    if torch.compiler.is_compiling():
-        raise UserError("a compiled model cannot be pruned: lengths differ per layer and request; use the plain model")
-    if kwargs.get("use_cache") is False:
-        raise UserError("use_cache=False feeds the whole prompt again at every step; pruning needs use_cache=True")
-    if mask is not None and not isinstance(mask, torch.Tensor):
-        raise UserError(f"attention masks of type {type(mask).__name__} are not supported; use sdpa, eager or flash_attention_2")
-    n, planned = hidden.shape[1], len(cache.layout)
-    if prefill and n != planned:
-        raise UserError(
-            f"the prompt has {n} tokens, its layout {planned}; "
-            "chunked prefill (prefill_chunk_size) and other prompts need their own cache"
-        )
-    if not prefill and n != 1:
-        raise UserError(
-            f"{n} tokens were given to a PrunedCache that already holds a prompt; a cache serves one request, make a new one"
-        )

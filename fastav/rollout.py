@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from fastav.engine import decoder_layers, rotated_query
+from fastav.decoder import cache_keyword, decoder_layers, rotated_query
 from fastav.errors import UserError
 from fastav.layout import TokenLayout
 from fastav.plan import Plan
@@ -32,12 +32,13 @@ def rollout(model: nn.Module, n_layers: int, alpha: float = 0.5, **inputs) -> to
     the model may run under any attention kernel.
     """
     state: dict[str, torch.Tensor] = {}
+    cache = DynamicCache(config=model.config)
 
     def after(index):
         def hook(layer, args, kwargs, output):
             hidden = args[0] if args else kwargs["hidden_states"]
             queries = rotated_query(layer, hidden, kwargs["position_embeddings"])[0]
-            attention = mean_attention(queries, kwargs["past_key_values"].layers[index].keys[0], layer.self_attn.scaling)
+            attention = mean_attention(queries, cache.layers[index].keys[0], layer.self_attn.scaling)
             state["rollout"] = step(state.get("rollout"), attention, alpha)
 
         return hook
@@ -45,7 +46,7 @@ def rollout(model: nn.Module, n_layers: int, alpha: float = 0.5, **inputs) -> to
     layers = decoder_layers(model)
     handles = [layers[i].register_forward_hook(after(i), with_kwargs=True) for i in range(n_layers)]
     try:
-        model(**inputs, past_key_values=DynamicCache(config=model.config), use_cache=True)
+        model(**inputs, **{cache_keyword(model): cache}, use_cache=True)
     finally:
         for handle in handles:
             handle.remove()

@@ -20,6 +20,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from fastav import engine, media, rollout
 from fastav.cost import Clock, fvcore_flops, gqa_flops, kv_bytes, paper_flops, peak_memory
+from fastav.decoder import cache_keyword
 from fastav.errors import UserError
 from fastav.layout import TokenLayout
 from fastav.media import Clip
@@ -215,7 +216,7 @@ class Session:
         ids = self.model.generate(
             inputs_embeds=embeds,
             attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device),
-            past_key_values=cache,
+            **{cache_keyword(self.model): cache},
             do_sample=False,
             max_new_tokens=n_new_tokens,
             min_new_tokens=n_new_tokens if forced else None,

@@ -5,6 +5,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.models.qwen2 import modeling_qwen2
 
+from fastav.decoder import cache_keyword
 from fastav.layout import TokenLayout, first_audio
 
 N_LAYERS = 6
@@ -75,3 +76,8 @@ def greedy(model, n_new=6, **inputs):
     finally:
         handle.remove()
     return out[0, -n_new:].tolist(), torch.stack(logits)
+
+
+def holding(model, cache):
+    """`cache` under the name that this transformers has for it: greedy(model, **holding(model, cache))."""
+    return {cache_keyword(model): cache}

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import DynamicCache, WhisperFeatureExtractor
 
-from fastav import engine
+from fastav import decoder, engine
 from fastav.layout import KINDS
 from fastav.media import Clip
 from fastav.models import qwen2, siglip
@@ -181,14 +181,14 @@ def _compare_decoder(llm, name: str, golden: dict, prompt, report) -> None:
         entered, rotary = args[0] if args else kwargs["hidden_states"], kwargs["position_embeddings"]
         keys = cache.layers[len(scores)].keys
         scores.append(engine.last_query_score(layer, entered, rotary, keys)[0])
-        query = engine.rotated_query(layer, entered[:, -1:], tuple(t[..., -1:, :] for t in rotary))  # [1, H, 1, E]
+        query = decoder.rotated_query(layer, entered[:, -1:], tuple(t[..., -1:, :] for t in rotary))  # [1, H, 1, E]
         keys = keys.repeat_interleave(query.shape[1] // keys.shape[1], 1)
         heads.append((query @ keys.transpose(-1, -2) * layer.self_attn.scaling).softmax(-1)[0, :, 0])
 
     handles = [layer.register_forward_hook(score, with_kwargs=True) for layer in llm.model.layers]
     try:
         with torch.inference_mode():
-            out = llm(inputs_embeds=prompt.embeds, past_key_values=cache, output_hidden_states=True)
+            out = llm(inputs_embeds=prompt.embeds, **{decoder.cache_keyword(llm): cache}, output_hidden_states=True)
     finally:
         for handle in handles:
             handle.remove()

@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import DynamicCache
 
-from fastav import engine
+from fastav import decoder, engine
 from fastav.media import clip_from_arrays, read_clip
 from fastav.models import qwen2, siglip
 from fastav.models import videollama2 as model
@@ -181,7 +181,7 @@ def _decode(adapter, features, golden: dict, told: dict, report, case: str) -> d
         scores.append(engine.last_query_score(layer, args[0], kwargs["position_embeddings"], cache.layers[len(scores)].keys)[0])
 
     handles = [layer.register_forward_hook(score, with_kwargs=True) for layer in llm.model.layers]
-    out = llm(inputs_embeds=prompt.embeds, past_key_values=cache, output_hidden_states=True)
+    out = llm(inputs_embeds=prompt.embeds, **{decoder.cache_keyword(llm): cache}, output_hidden_states=True)
     for handle in handles:
         handle.remove()
     hidden = torch.cat(out.hidden_states)

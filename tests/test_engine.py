@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from conftest import N_LAYERS, greedy, random_qwen2
+from conftest import N_LAYERS, greedy, holding, random_qwen2
 from masked import masked_run
 from transformers import DynamicCache, Qwen2Config
 
@@ -46,7 +46,7 @@ def test_pruned_run_equals_full_run_with_removed_keys_masked(layout, text, attn)
     fastav.install(model)
     model.set_attn_implementation(attn)
     cache = fastav.PrunedCache(model.config, layout, method)
-    got, got_logits = greedy(model, 7, input_ids=ids, past_key_values=cache)
+    got, got_logits = greedy(model, 7, input_ids=ids, **holding(model, cache))
     assert cache.kept() == kept
     assert got == new
     assert torch.allclose(got_logits, logits, rtol=0, atol=1e-10)
@@ -56,9 +56,9 @@ def test_pruned_run_equals_full_run_with_removed_keys_masked(layout, text, attn)
 def test_inputs_embeds_prefill_equals_token_ids(model, layout):
     fastav.install(model)
     ids = prompt(model)
-    by_ids = greedy(model, input_ids=ids, past_key_values=fastav.PrunedCache(model.config, layout, FastAV()))
+    by_ids = greedy(model, input_ids=ids, **holding(model, fastav.PrunedCache(model.config, layout, FastAV())))
     embeds = model.get_input_embeddings()(ids)
-    by_embeds = greedy(model, inputs_embeds=embeds, past_key_values=fastav.PrunedCache(model.config, layout, FastAV()))
+    by_embeds = greedy(model, inputs_embeds=embeds, **holding(model, fastav.PrunedCache(model.config, layout, FastAV())))
     assert by_ids[0] == by_embeds[0]
     assert torch.equal(by_ids[1], by_embeds[1])
 
@@ -76,7 +76,7 @@ def test_layers_that_return_tuples_are_pruned_alike(model, layout):
             for layer in each.model.layers:
                 layer.register_forward_hook(lambda module, args, output: output[0])
         cache = fastav.PrunedCache(each.config, layout, FastAV())
-        got.append((greedy(each, input_ids=ids, past_key_values=cache), cache.kept()))
+        got.append((greedy(each, input_ids=ids, **holding(each, cache)), cache.kept()))
     (tensors, kept), (tuples, kept_of_tuples) = got
     assert kept == kept_of_tuples and tensors[0] == tuples[0] and torch.equal(tensors[1], tuples[1])
 
@@ -88,7 +88,7 @@ def test_keep_all_and_p_zero_is_vanilla_token_for_token(layout, attn):
     want = greedy(model, 20, input_ids=ids)
     fastav.install(model)
     cache = fastav.PrunedCache(model.config, layout, FastAV(rule="all", p=0))
-    got = greedy(model, 20, input_ids=ids, past_key_values=cache)
+    got = greedy(model, 20, input_ids=ids, **holding(model, cache))
     assert got[0] == want[0]
     assert torch.equal(got[1], want[1])
 
@@ -99,8 +99,8 @@ def test_vanilla_after_pruned_is_bit_identical_to_before(model, layout):
     fastav.install(model)
     fastav.install(model)  # twice is once
     assert all(len(layer._forward_hooks) == 1 for layer in model.model.layers)
-    greedy(model, input_ids=ids, past_key_values=fastav.PrunedCache(model.config, layout, FastAV(p=60)))
-    after = greedy(model, input_ids=ids, past_key_values=DynamicCache(config=model.config))
+    greedy(model, input_ids=ids, **holding(model, fastav.PrunedCache(model.config, layout, FastAV(p=60))))
+    after = greedy(model, input_ids=ids, **holding(model, DynamicCache(config=model.config)))
     assert before[0] == after[0]
     assert torch.equal(before[1], after[1])
 
@@ -111,7 +111,7 @@ def test_threads_mixing_vanilla_and_pruned_get_the_right_tokens(model, layout):
 
     def run(i):
         cache = fastav.PrunedCache(model.config, layout, FastAV(p=60, rule="none")) if i % 2 else None
-        return greedy(model, 12, input_ids=ids[i], past_key_values=cache)[0]
+        return greedy(model, 12, input_ids=ids[i], **holding(model, cache))[0]
 
     want = [run(i) for i in range(4)]
     got = [None] * 4
@@ -139,11 +139,11 @@ def test_left_padded_batch_gives_each_row_its_own_answer(layout, attn):
     cache = fastav.PrunedCache(model.config, padded, method)
     mask = torch.cat([torch.zeros(2, pads, dtype=torch.long), torch.ones_like(rows)], 1)
     ids = torch.cat([torch.zeros(2, pads, dtype=torch.long), rows], 1)
-    out = model.generate(ids, attention_mask=mask, past_key_values=cache, max_new_tokens=6, do_sample=False)
+    out = model.generate(ids, attention_mask=mask, **holding(model, cache), max_new_tokens=6, do_sample=False)
     kept = []
     for row in range(2):
         alone = fastav.PrunedCache(model.config, layout, method)
-        want, _ = greedy(model, input_ids=rows[row : row + 1], past_key_values=alone)
+        want, _ = greedy(model, input_ids=rows[row : row + 1], **holding(model, alone))
         assert out[row, -6:].tolist() == want
         start = N_LAYERS // 2
         assert [[p - pads for p in k] for k in cache.kept(row)[start:]] == alone.kept()[start:]
@@ -157,7 +157,7 @@ def test_last_query_score_is_the_last_row_of_eager_attention(model):
     seen = {}
     layer = model.model.layers[2]
     handle = layer.register_forward_hook(lambda m, args, kwargs, out: seen.update(hidden=args[0], **kwargs), with_kwargs=True)
-    weights = model(ids, past_key_values=cache, output_attentions=True).attentions[2]
+    weights = model(ids, **holding(model, cache), output_attentions=True).attentions[2]
     handle.remove()
     score = engine.last_query_score(layer, seen["hidden"], seen["position_embeddings"], cache.layers[2].keys)
     assert torch.allclose(score, weights.mean(1)[:, -1], rtol=0, atol=1e-12)
@@ -176,7 +176,7 @@ def test_of_equal_scores_the_later_position_leaves():
 
 def test_without_install_a_pruned_cache_refuses_to_run_unpruned(model, layout):
     with pytest.raises(UserError, match=r"layer 3 computed on 66 tokens, but .* plans 41; call fastav.install"):
-        greedy(model, input_ids=prompt(model), past_key_values=fastav.PrunedCache(model.config, layout, FastAV()))
+        greedy(model, input_ids=prompt(model), **holding(model, fastav.PrunedCache(model.config, layout, FastAV())))
 
 
 def test_calls_that_would_go_silently_wrong_are_refused(model, layout):
@@ -187,15 +187,15 @@ def test_calls_that_would_go_silently_wrong_are_refused(model, layout):
         return fastav.PrunedCache(model.config, layout, FastAV(**settings))
 
     with pytest.raises(UserError, match="65 tokens, its layout 66"):
-        greedy(model, input_ids=ids[:, 1:], past_key_values=cache())
+        greedy(model, input_ids=ids[:, 1:], **holding(model, cache()))
     with pytest.raises(UserError, match="prefill_chunk_size"):
-        greedy(model, input_ids=ids, past_key_values=cache(), prefill_chunk_size=16)
+        greedy(model, input_ids=ids, **holding(model, cache()), prefill_chunk_size=16)
     with pytest.raises(UserError, match="use_cache=False"):
-        model(ids, past_key_values=cache(), use_cache=False)
+        model(ids, **holding(model, cache()), use_cache=False)
     used = cache()
-    greedy(model, input_ids=ids, past_key_values=used)
+    greedy(model, input_ids=ids, **holding(model, used))
     with pytest.raises(UserError, match="already holds a prompt"):
-        model(ids, past_key_values=used)
+        model(ids, **holding(model, used))
     with pytest.raises(UserError, match="assisted"):
         used.crop(-1)
     with pytest.raises(UserError, match="start must be from 1 to 5 for this model of 6 layers, got 6"):
@@ -213,7 +213,7 @@ def test_assisted_decoding_is_refused(model, layout):
             model,
             input_ids=prompt(model),
             assistant_model=random_qwen2(n_layers=2),
-            past_key_values=fastav.PrunedCache(model.config, layout, FastAV()),
+            **holding(model, fastav.PrunedCache(model.config, layout, FastAV())),
         )
 
 
@@ -252,19 +252,22 @@ def test_hooks_leave_position_ids_out_of_pruned_layers(model, layout):
         layer.self_attn.register_forward_pre_hook(
             lambda m, args, kwargs: seen.append(kwargs.get("position_ids")), with_kwargs=True
         )
-    model(prompt(model), past_key_values=fastav.PrunedCache(model.config, layout, FastAV()))
+    model(prompt(model), **holding(model, fastav.PrunedCache(model.config, layout, FastAV())))
     assert [p is None for p in seen] == [False] * 3 + [True] * 3
 
 
 def test_no_layer_waits_for_the_host(model, layout, monkeypatch):
-    """On a CPU stand-in for CUDA's sync check: nothing in the hooks reads a value or a data-dependent shape."""
+    """On a CPU stand-in for CUDA's sync check: nothing in the hooks reads a value or a data-dependent shape. A model's first
+    pruned request is apart: it proves once that the layers rotate their queries.
+    """
     fastav.install(model)
+    model(prompt(model), **holding(model, fastav.PrunedCache(model.config, layout, FastAV(rule="low-attentive"))))
     cache = fastav.PrunedCache(model.config, layout, FastAV(rule="low-attentive"))
     for name in ("item", "tolist", "nonzero", "__bool__", "cpu", "numpy", "__int__", "__float__"):
         monkeypatch.setattr(torch.Tensor, name, _forbidden(name, getattr(torch.Tensor, name)))
     model.model.layers[0].register_forward_pre_hook(lambda *a: _ARMED.set())
     model.model.layers[-1].register_forward_hook(lambda *a: _ARMED.clear())
-    model(prompt(model), past_key_values=cache, attention_mask=None)
+    model(prompt(model), **holding(model, cache), attention_mask=None)
 
 
 _ARMED = threading.Event()
@@ -284,10 +287,10 @@ def test_offloaded_weights_give_the_same_tokens(model, layout, tmp_path):
 
     ids = prompt(model)
     fastav.install(model)
-    want = greedy(model, input_ids=ids, past_key_values=fastav.PrunedCache(model.config, layout, FastAV()))
+    want = greedy(model, input_ids=ids, **holding(model, fastav.PrunedCache(model.config, layout, FastAV())))
     disk_offload(model, str(tmp_path), execution_device=torch.device("cpu"))
     assert model.model.layers[4].self_attn.q_proj.weight.is_meta
-    got = greedy(model, input_ids=ids, past_key_values=fastav.PrunedCache(model.config, layout, FastAV()))
+    got = greedy(model, input_ids=ids, **holding(model, fastav.PrunedCache(model.config, layout, FastAV())))
     assert got[0] == want[0]
 
 
@@ -298,7 +301,7 @@ def test_streaming_sampling_and_stopping_still_work(model, layout):
 
     def sample(cache):
         torch.manual_seed(5)
-        return model.generate(ids, do_sample=True, max_new_tokens=8, past_key_values=cache)[0, -8:].tolist()
+        return model.generate(ids, do_sample=True, max_new_tokens=8, **holding(model, cache))[0, -8:].tolist()
 
     assert sample(fastav.PrunedCache(model.config, layout, FastAV(rule="all", p=0))) == sample(None)
     beams = model.generate(
@@ -306,6 +309,6 @@ def test_streaming_sampling_and_stopping_still_work(model, layout):
         num_beams=3,
         do_sample=False,
         max_new_tokens=6,
-        past_key_values=fastav.PrunedCache(model.config, layout, FastAV(rule="all", p=0)),
+        **holding(model, fastav.PrunedCache(model.config, layout, FastAV(rule="all", p=0))),
     )
     assert beams.tolist() == model.generate(ids, num_beams=3, do_sample=False, max_new_tokens=6).tolist()

@@ -15,9 +15,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # Lowest first. A module may import lower layers and its own package, nothing beside or above it.
 LAYERS = (
     ("fastav.errors",),
-    ("fastav.result", "fastav.layout", "fastav.decode"),
+    ("fastav.result", "fastav.layout", "fastav.decode", "fastav.versions"),
     ("fastav.media", "fastav.plan"),
     ("fastav.methods",),
+    ("fastav.decoder",),
     ("fastav.engine",),
     ("fastav.cost", "fastav.rollout"),
     ("fastav.tiny",),

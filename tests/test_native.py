@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import holding
 from masked import masked_run
 from PIL import Image
 from transformers import (
@@ -107,7 +108,7 @@ def test_two_lines_on_qwen2_5_vl_equal_the_masked_run(model, inputs, attn):
     cache = fastav.PrunedCache(model.config, layout, method)
     got = []
     handle = model.lm_head.register_forward_hook(lambda m, args, out: got.append(out[0, -1]))
-    out = model.generate(**inputs, past_key_values=cache, max_new_tokens=6, do_sample=False)
+    out = model.generate(**inputs, **holding(model, cache), max_new_tokens=6, do_sample=False)
     handle.remove()
     assert cache.kept() == kept and len(kept[-1]) < n
     assert out[0, -6:].tolist() == new
@@ -118,4 +119,4 @@ def test_keep_all_on_qwen2_5_vl_is_stock_generate(model, inputs):
     want = model.generate(**inputs, max_new_tokens=8, do_sample=False)
     fastav.install(model)
     cache = fastav.PrunedCache(model.config, fastav.layout_of(inputs, model.config), fastav.FastAV(rule="all", p=0))
-    assert torch.equal(model.generate(**inputs, past_key_values=cache, max_new_tokens=8, do_sample=False), want)
+    assert torch.equal(model.generate(**inputs, **holding(model, cache), max_new_tokens=8, do_sample=False), want)

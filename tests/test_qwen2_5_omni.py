@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import holding
 from masked import masked_run
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -223,7 +224,7 @@ def prepared(adapter, clip):
 
 def own_run(adapter, inputs, cache=None, n_new=6):
     mask = torch.ones(inputs.embeds.shape[:2], dtype=torch.long)
-    kwargs = {"inputs_embeds": inputs.embeds, "attention_mask": mask, "past_key_values": cache, **inputs.generate_kwargs}
+    kwargs = {"inputs_embeds": inputs.embeds, "attention_mask": mask, **holding(adapter.model, cache), **inputs.generate_kwargs}
     return run(adapter.model, n_new, **kwargs)
 
 

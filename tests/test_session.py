@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import random_qwen2
+from conftest import holding, random_qwen2
 
 from fastav.cost import gqa_flops
 from fastav.engine import PrunedCache
@@ -169,7 +169,7 @@ def test_trim_is_the_prompt_without_its_padding(session, inner):
     layout = TokenLayout.of(("text", 5), ("video", 24, 4), ("audio", 12), ("text", 7))
     layout = layout.with_facts(rule_keep=first_audio(layout, 5))
     cache = PrunedCache(session.model.config, layout, FastAV(p=30)) if inner else None
-    ids = session.model.generate(inputs_embeds=embeds, past_key_values=cache, max_new_tokens=12, do_sample=False)
+    ids = session.model.generate(inputs_embeds=embeds, **holding(session.model, cache), max_new_tokens=12, do_sample=False)
     assert result.answer == session.adapter.decode(ids[0].tolist())
     # The trace speaks of the whole prompt: padding (41..58) was seen by no layer, the later text by all 6.
     assert result.tokens_before == {"text": 12, "video": 24, "audio": 30}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import greedy
+from conftest import greedy, holding
 from masked import masked_run
 from parity import Report
 from parity_video_salmonn2 import clip_of, compare
@@ -125,7 +125,7 @@ def test_pruned_run_equals_full_run_with_removed_keys_masked(clip, attn):
     model.set_attn_implementation(attn)
     engine.install(model)
     cache = engine.PrunedCache(model.config, prompt.layout, method)
-    got, got_logits = greedy(model, 7, inputs_embeds=prompt.embeds, past_key_values=cache)
+    got, got_logits = greedy(model, 7, inputs_embeds=prompt.embeds, **holding(model, cache))
     assert cache.kept() == kept
     assert got == new
     assert torch.allclose(got_logits, logits, rtol=0, atol=1e-10)

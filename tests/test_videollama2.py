@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import greedy
+from conftest import greedy, holding
 from masked import masked_run
 from parity import Report
 from parity_videollama2 import compare
@@ -134,7 +134,7 @@ def test_pruned_run_equals_the_masked_run(golden, attn):
     fastav.install(llm)
     llm.set_attn_implementation(attn)
     cache = fastav.PrunedCache(llm.config, prompt.layout, FastAV())
-    got, got_logits = greedy(llm, 7, inputs_embeds=prompt.embeds, past_key_values=cache)
+    got, got_logits = greedy(llm, 7, inputs_embeds=prompt.embeds, **holding(llm, cache))
     assert cache.kept() == kept and got == ids
     assert torch.allclose(got_logits, logits, rtol=0, atol=1e-10)
     first_audio = set(range(25 + 16, 25 + 16 + 10))  # after 25 words and 16 video tokens

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("fastav", "eval", "tests", "app.py", "pyproject.toml")
+COPIED = ("fastav", "eval", "tests", "app.py", "pyproject.toml", "requirements.txt")
 LINKED = ("assets",)
 TIMEOUT_SEC = 120
 
@@ -98,7 +98,30 @@ MUTANTS = {
             "tuple(t[..., -1:, :] for t in position_embeddings)",
             "tuple(t[..., :1, :] for t in position_embeddings)",
         ),
-        ("score from the next layer's input", 'entered = args[0] if args else kwargs["hidden_states"]', "entered = hidden"),
+        (
+            "score from the next layer's input",
+            'entered, cos_sin = kwargs["hidden_states"], kwargs',
+            "entered, cos_sin = hidden, kwargs",
+        ),
+        ("hooks added twice", "layer._fastav_installed = True", "layer._fastav_installed = False"),
+    ],
+    ("fastav/engine.py", "tests/test_decoder.py"): [
+        (
+            "the cache is found by one name alone",
+            "for value in (*kwargs.values(), *args) if",
+            "for value in (kwargs.get('cache'),) if",
+        ),
+        (
+            "arguments by position are not seen",
+            "{**dict(zip(names, args, strict=False)), **kwargs}",
+            "{'hidden_states': args[0], **kwargs}",
+        ),
+        ("any layer counts as proven", 'if not getattr(layer, "_fastav_proven", False):', "if False:"),
+        (
+            "an installed model is told to install",
+            "if not any(model.config is self._config for model in _INSTALLED):",
+            "if True:",
+        ),
         ("heads by maximum, not mean", ".softmax(-1).mean((1, 2))", ".softmax(-1).amax((1, 2))"),
         (
             "of equal scores the earlier leaves",
@@ -115,7 +138,14 @@ MUTANTS = {
         ("pads take part in the score", "if pad is not None:", "if False:"),
         ("unplanned length goes unnoticed", "get_seq_length() == 0 and n != planned:", "get_seq_length() == 0 and n < planned:"),
         ("position ids reach pruned layers", 'narrowed = {"position_ids": None}', "narrowed = {}"),
-        ("hooks added twice", "layer._fastav_installed = True", "layer._fastav_installed = False"),
+    ],
+    ("fastav/decoder.py", "tests/test_decoder.py"): [
+        ("keys without rotation pass", "_KEY_TOLERANCE * cached.norm():", "100 * cached.norm():"),
+        ("layers without a cache pass", 'or "Cache" in str(parameter.annotation):', 'or name == "hidden_states":'),
+        ("windows pass", "if type(held) is not DynamicLayer:", "if not isinstance(held, DynamicLayer):"),
+    ],
+    ("fastav/versions.py", "tests/test_versions.py"): [
+        ("an untried version passes", "if specifier.contains(version, prereleases=True):", "if version:"),
     ],
     ("fastav/layout.py", "tests/test_layout.py"): [
         ("first-audio rule keeps one too many", "(layout.chunk < n)", "(layout.chunk <= n)"),
