@@ -13,7 +13,8 @@ help:
 	@echo "make test-browser  the page in headless Chromium, which must be installed"
 	@echo "make slow          read a one-hour 1080p clip (makes a temporary file of about 2.5 GB)"
 	@echo "make mutants       break the code one line at a time: the tests must notice"
-	@echo "make test-versions the tests of what depends on other packages, at the lowest versions that requirements.txt allows"
+	@echo "make test-versions what depends on other packages, at the lowest versions that requirements.txt allows and at the newest"
+	@echo "make test-lowest   its first half"
 	@echo "make lock          write constraints.txt anew: the newest versions that requirements.txt allows"
 	@echo "make lint          ruff: lint and format, nothing is changed"
 
@@ -47,7 +48,10 @@ lint: .venv/ready-dev
 lock: .venv/ready-dev
 	$(VENV) tests/packages.py lock
 
-test-versions: .venv/lowest/ready
+test-versions: test-lowest
+	$(VENV) -m pytest $(VERSIONED)
+
+test-lowest: .venv/lowest/ready
 	PYTHONPATH=.venv/lowest $(VENV) -m pytest $(VERSIONED)
 
 .venv/lowest/ready: tests/packages.py requirements.txt .venv/ready-dev
@@ -63,4 +67,4 @@ test-versions: .venv/lowest/ready
 	$(VENV) -m pip install -q -c constraints.txt -r requirements-dev.txt
 	@touch .venv/ready $@
 
-.PHONY: help demo test test-browser test-versions slow mutants lock lint
+.PHONY: help demo test test-browser test-versions test-lowest slow mutants lock lint

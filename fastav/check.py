@@ -19,13 +19,14 @@ from types import ModuleType
 import torch
 
 from fastav import models, session
+from fastav.assets import ASSETS
 from fastav.errors import UserError
 from fastav.models.estimate import estimate
 from fastav.models.qwen2 import read_generation_config
 from fastav.models.weights import Weights, describes, locate, read_json
 from fastav.session import Session
 
-CLIP = Path(__file__).resolve().parents[1] / "assets" / "examples" / "dog_car.mp4"
+CLIP = ASSETS / "examples" / "dog_car.mp4"
 QUESTION = "Is the dog making sound in the audio? Answer yes or no."
 _KEYS = Path(models.__file__).parent / "keys"
 

@@ -88,7 +88,7 @@ def lowest(folder: Path) -> None:
             floor = next(s.version for s in requirement.specifier if s.operator == ">=")
             wanted.append(f"{requirement.name}=={floor}.*" if floor.count(".") < 2 else f"{requirement.name}=={floor}")
     pinned = [text.replace(".*", ".0") for text in wanted]
-    differing = [f"{name}=={version}" for name, version in resolve(sys.executable, *pinned).items()]
+    differing = [f"{name}=={version}" for name, version in resolve(sys.executable, "-r", "requirements.txt", *pinned).items()]
     print(f"lowest end: {', '.join(differing)}")
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--upgrade", "--target", str(folder), *differing]
     subprocess.run(command, check=True)

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import torch
 
+from fastav.assets import ASSETS
 from fastav.errors import UserError
 from fastav.layout import TokenLayout
 from fastav.media import Clip, uniform
 from fastav.models.adapter import Inputs, resolve
 from fastav.plan import Plan
-
-ASSETS = Path(__file__).resolve().parents[2] / "assets" / "tiny"
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Tiny:
         if revision is not None or device_map is not None:
             raise UserError("the built-in model has no revisions and fits on any device; leave out revision and device map")
         self.device, dtype, attn = resolve(device, dtype, attn)
-        folder = Path(checkpoint) if checkpoint else ASSETS
+        folder = Path(checkpoint) if checkpoint else ASSETS / "tiny"
         if not (folder / "model.safetensors").is_file():
             raise UserError(
                 f"{folder} has no model.safetensors; give --checkpoint a folder made by `python -m fastav.tiny.train`"

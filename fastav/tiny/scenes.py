@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastav.assets import ASSETS
 from fastav.errors import UserError
 from fastav.media import Clip, clip_from_arrays, write_clip
 from fastav.tiny.drawing import COLORS, KINDS
@@ -41,7 +42,7 @@ TASKS = {
     "place": "Location",
 }
 FPS = 4
-WEIGHTS = Path(__file__).resolve().parents[2] / "assets" / "tiny" / "model.safetensors"
+WEIGHTS = ASSETS / "tiny" / "model.safetensors"
 
 
 @dataclass(frozen=True)
