@@ -54,6 +54,13 @@ class Clip:
     n_source_frames: int = 0
     fps: float = 0.0
 
+    def __post_init__(self):
+        # Read-only: features are kept for as long as the clip is the same, so a change must make another clip.
+        for name in ("frames", "audio"):
+            view = getattr(self, name).view()
+            view.flags.writeable = False
+            object.__setattr__(self, name, view)
+
 
 @dataclass(frozen=True)
 class uniform:  # noqa: N801  (called like the functions that other samplers are)

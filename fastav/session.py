@@ -10,6 +10,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
@@ -40,7 +41,7 @@ def load(name: str = "tiny", checkpoint: str | None = None, **options) -> Sessio
 
 
 class Session:
-    """See the module. One lock: two timed runs never overlap; other threads wait."""
+    """See the module. One run at a time: two timed runs never overlap, and a comparison is one run; other threads wait."""
 
     def __init__(self, adapter: Adapter):
         self.adapter = adapter
@@ -50,8 +51,8 @@ class Session:
         self.model_name, self.checkpoint, self.about = adapter.name, adapter.checkpoint, adapter.about
         self.device, self.dtype = adapter.device, adapter.model.dtype
         self.default_method = self.canonical("fastav")
-        self._lock = threading.Lock()
-        self._encoded: tuple[str, object, float] | None = None  # of the last clip: sha256, features, seconds
+        self._lock = _OneAtATime()
+        self._encoded: tuple[Clip, object, float] | None = None  # of the last clip: itself, features, seconds
         engine.install(self.model)
 
     def canonical(self, method: str) -> str:
@@ -70,9 +71,7 @@ class Session:
         `fvcore` counts the FLOPs by tracing too; `peak` measures peak memory, on CPU in an extra untimed pass.
         """
         with self._lock:
-            request = self._request(clip, question, method)
-            run = self._generate(request, max_new_tokens or self.adapter.n_new_tokens)
-            return self._result(request, run, fvcore, self._peak(request, run) if peak else (None, None))
+            return self._answer(clip, question, method, fvcore, peak, max_new_tokens)
 
     def stream(
         self,
@@ -117,9 +116,7 @@ class Session:
     def compare(self, clip: Clip, question: str, method: str = "fastav", *, fvcore: bool = True, peak: bool = True) -> Comparison:
         """Vanilla and `method`, one after the other: single runs, each after a warm-up of one token."""
         with self._lock:
-            for name in ("vanilla", method):
-                self._generate(self._request(clip, question, name), 1)
-        return Comparison(*(self.answer(clip, question, m, fvcore=fvcore, peak=peak) for m in ("vanilla", method)))
+            return self._compare(clip, question, method, fvcore, peak)
 
     def measure(
         self, clip: Clip, question: str, method: str = "fastav", *, repeats: int = 5, n_new_tokens: int = 32
@@ -131,8 +128,8 @@ class Session:
         """
         if repeats < 5 or n_new_tokens <= MIN_GAPS:
             raise UserError(f"measuring needs at least 5 repeats and {MIN_GAPS + 1} tokens, got {repeats} and {n_new_tokens}")
-        plain = self.compare(clip, question, method)
         with self._lock:
+            plain = self._compare(clip, question, method)
             requests = [self._request(clip, question, m) for m in ("vanilla", method)]
             for request in requests:
                 self._generate(request, n_new_tokens, forced=True)
@@ -180,15 +177,27 @@ class Session:
         if len(question) > MAX_QUESTION_CHARACTERS:
             raise UserError(f"the question has {len(question)} characters; at most {MAX_QUESTION_CHARACTERS} are allowed")
         with torch.inference_mode():
-            if self._encoded is None or self._encoded[0] != clip.sha256:
+            if (
+                self._encoded is None or self._encoded[0] is not clip
+            ):  # not its sha256: that is the file's, whatever was changed since
                 began = time.perf_counter()
                 features = self.adapter.encode(clip)
                 if self.device.type == "cuda":
                     torch.cuda.synchronize(self.device)
-                self._encoded = (clip.sha256, features, time.perf_counter() - began)
+                self._encoded = (clip, features, time.perf_counter() - began)
             inputs = self.adapter.prepare(self._encoded[1], clip, question)
         layout = inputs.layout.with_facts(request_id=f"{clip.sha256}\0{question}")
         return replace(inputs, layout=layout), self._encoded[2]
+
+    def _compare(self, clip: Clip, question: str, method: str, fvcore=True, peak=True) -> Comparison:
+        for name in ("vanilla", method):
+            self._generate(self._request(clip, question, name), 1)
+        return Comparison(*(self._answer(clip, question, name, fvcore, peak) for name in ("vanilla", method)))
+
+    def _answer(self, clip: Clip, question: str, method: str, fvcore: bool, peak: bool, max_new_tokens=None) -> Result:
+        request = self._request(clip, question, method)
+        run = self._generate(request, max_new_tokens or self.adapter.n_new_tokens)
+        return self._result(request, run, fvcore, self._peak(request, run) if peak else (None, None))
 
     def _request(self, clip: Clip, question: str, method: str) -> _Request:
         parsed = parse(method, self.n_layers)
@@ -202,17 +211,17 @@ class Session:
     @torch.inference_mode()
     def _generate(self, request: _Request, n_new_tokens: int, *, forced=False, streamer=None, stop=None) -> _Run:
         embeds = request.inputs.embeds
-        if request.unpruned:
-            cache = DynamicCache(config=self.model.config)
-        else:
-            cache = engine.PrunedCache(self.model.config, request.inputs.layout, request.method)
         clock = Clock(embeds.device)
         before = 0
         if embeds.device.type == "cuda":
             torch.cuda.set_device(embeds.device)  # clock and counters are of the current device, which is each thread's own
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
-        clock.start()
+        clock.start()  # planning is a part of a pruned request
+        if request.unpruned:
+            cache = DynamicCache(config=self.model.config)
+        else:
+            cache = engine.PrunedCache(self.model.config, request.inputs.layout, request.method)
         ids = self.model.generate(
             inputs_embeds=embeds,
             attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device),
@@ -280,6 +289,29 @@ class Session:
             attn=self.model.config._attn_implementation,
             versions={name: version(name) for name in ("torch", "transformers")} | {"python": platform.python_version()},
         )
+
+
+_INSIDE: ContextVar[frozenset] = ContextVar("inside", default=frozenset())  # locks that this thread of work holds
+
+
+class _OneAtATime:
+    """A lock whose holder gets an error where a plain one would wait for itself for ever.
+
+    Who holds it is known by context, not by thread: a page may take each piece of one stream in another thread.
+    """
+
+    def __init__(self):
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if self in _INSIDE.get():
+            raise UserError("an answer is still being streamed here; read its stream to the end or close it, then ask again")
+        self._lock.acquire()
+        _INSIDE.set(_INSIDE.get() | {self})
+
+    def __exit__(self, *_) -> None:
+        _INSIDE.set(_INSIDE.get() - {self})
+        self._lock.release()
 
 
 @dataclass(frozen=True)

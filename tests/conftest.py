@@ -1,11 +1,12 @@
 """Shared fixtures: random models small enough to run in milliseconds, and layouts for them."""
 
+import inspect
+
 import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.models.qwen2 import modeling_qwen2
 
-from fastav.decoder import cache_keyword
 from fastav.layout import TokenLayout, first_audio
 
 N_LAYERS = 6
@@ -80,4 +81,5 @@ def greedy(model, n_new=6, **inputs):
 
 def holding(model, cache):
     """`cache` under the name that this transformers has for it: greedy(model, **holding(model, cache))."""
-    return {cache_keyword(model): cache}
+    names = inspect.signature(model.forward).parameters
+    return {"cache" if "cache" in names else "past_key_values": cache}

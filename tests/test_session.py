@@ -5,6 +5,7 @@ generate and counts by hand.
 import json
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -209,3 +210,91 @@ def test_comparison_table_shows_both_columns(session):
     assert rows["Audio tokens, first > last layer"][0] == "30 > 30"
     assert rows["Prefill FLOPs, vanilla = 100"] == ["100.0", f"{comparison.pruned.flops_relative_percent:.1f}"]
     assert "KV cache after prefill" in comparison.table()
+
+
+# --- one clip, one encoding
+
+
+def test_a_changed_clip_of_the_same_file_is_encoded_anew(session):
+    """Blanked frames keep the file's hash. Oracle: the adapter's own counter, and a session that saw only the changed clip."""
+    clip = make_clip(n=6)
+    blanked = replace(clip, frames=np.zeros_like(clip.frames[:5]))
+    session.answer(clip, "What?")
+    assert session.answer(blanked, "What?").answer == Session(StubAdapter()).answer(blanked, "What?").answer
+    assert session.adapter.n_encoded == 2
+    session.answer(blanked, "What else?")
+    assert session.adapter.n_encoded == 2
+
+
+def test_a_clip_cannot_be_changed_in_place():
+    clip = make_clip()
+    for values in (clip.frames, clip.audio):
+        assert not values.flags.writeable
+
+
+# --- one run at a time
+
+
+def test_two_threads_comparing_two_clips_encode_each_clip_once(session):
+    """By hand: a comparison is one run, so two of them need two encodings."""
+    clips = [make_clip(n=n) for n in (4, 5)]
+    encode, began = session.adapter.encode, threading.Barrier(2, timeout=20)
+
+    def slowly(clip):
+        time.sleep(0.05)
+        return encode(clip)
+
+    session.adapter.encode = slowly
+
+    def compare(clip):
+        began.wait()
+        session.compare(clip, "What?", fvcore=False, peak=False)
+
+    threads = [threading.Thread(target=compare, args=(clip,)) for clip in clips]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert session.adapter.n_encoded == 2
+
+
+def test_asking_while_ones_own_stream_is_open_is_an_error_not_a_wait(session):
+    said = []
+
+    def ask():
+        for _ in session.stream(make_clip(), "What?", peak=False, fvcore=False):
+            try:
+                session.answer(make_clip(), "What?")
+            except UserError as error:
+                said.append(str(error))
+                break
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert said and "still being streamed" in said[0]
+
+
+def test_another_thread_waits_for_an_open_stream(session):
+    stream = session.stream(make_clip(), "What?", peak=False, fvcore=False)
+    next(stream)
+    done = []
+    thread = threading.Thread(target=lambda: done.append(session.answer(make_clip(), "What?").n_new_tokens), daemon=True)
+    thread.start()
+    time.sleep(0.1)
+    assert not done
+    for _ in stream:
+        pass
+    thread.join(30)
+    assert done == [12]
+
+
+def test_planning_is_in_the_time_to_the_first_token(session, monkeypatch):
+    """By hand: a plan that takes 0.2 s makes the first token take at least that."""
+    cuts = FastAV.cuts
+
+    def slow(self, layout, n_layers):
+        time.sleep(0.2)
+        return cuts(self, layout, n_layers)
+
+    session.answer(make_clip(), "What?")
+    monkeypatch.setattr(FastAV, "cuts", slow)
+    assert session.answer(make_clip(), "What?").prefill_sec > 0.2

@@ -175,9 +175,11 @@ MUTANTS = {
         ("a trimmed prompt is compared with itself", "full = [len(layout)] * self.n_layers", "full = [sizes[0]] * self.n_layers"),
         (
             "another clip answered from the last one's features",
-            "self._encoded is None or self._encoded[0] != clip.sha256",
+            "self._encoded is None or self._encoded[0] is not clip",
             "self._encoded is None",
         ),
+        ("features are known by the file's hash", "self._encoded[0] is not clip", "self._encoded[0].sha256 != clip.sha256"),
+        ("a holder waits for itself", "if self in _INSIDE.get():", "if self._lock.locked() and not _INSIDE.get():"),
         ("time per token from seven gaps", "if len(run.seconds) > MIN_GAPS else", "if len(run.seconds) >= MIN_GAPS else"),
     ],
     ("fastav/decode.py", "tests/test_media.py"): [
