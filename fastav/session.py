@@ -177,9 +177,8 @@ class Session:
         if len(question) > MAX_QUESTION_CHARACTERS:
             raise UserError(f"the question has {len(question)} characters; at most {MAX_QUESTION_CHARACTERS} are allowed")
         with torch.inference_mode():
-            if (
-                self._encoded is None or self._encoded[0] is not clip
-            ):  # not its sha256: that is the file's, whatever was changed since
+            # Not by its sha256, which is the file's, whatever was changed since.
+            if self._encoded is None or self._encoded[0] is not clip:
                 began = time.perf_counter()
                 features = self.adapter.encode(clip)
                 if self.device.type == "cuda":

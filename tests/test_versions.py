@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from fastav import versions
+from fastav import models, versions
 from fastav.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,3 +65,11 @@ def test_an_installed_wheel_reads_its_own_metadata(monkeypatch, tmp_path):
     monkeypatch.setattr(versions, "_ROOT", tmp_path)
     monkeypatch.setattr(metadata, "requires", lambda name: ["torch>=2", "transformers<5.25,>=5.21"])
     assert versions.tried.__wrapped__("transformers") == Requirement("transformers>=5.21,<5.25")
+
+
+def test_a_model_that_cannot_be_loaded_under_an_untried_version_says_so_first(other, monkeypatch):
+    """As when a class that an adapter imports is not there yet."""
+    other("5.17.0")
+    monkeypatch.setitem(models._ADAPTERS, "tiny", "fastav.models.tiny:Missing")
+    with pytest.raises(UserError, match=r"^transformers 5.17.0 has not been tried .*: AttributeError: "):
+        models.load_model("tiny")

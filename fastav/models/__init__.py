@@ -6,6 +6,7 @@ from importlib import import_module
 from types import ModuleType
 
 from fastav.errors import UserError
+from fastav.versions import blaming_untried
 
 _ADAPTERS = {
     "qwen2.5-omni": "fastav.models.qwen2_5_omni:Qwen25OmniAdapter",
@@ -49,4 +50,5 @@ def load_model(
     Raises UserError for an unknown name, missing or unfit weights, an impossible device.
     """
     options = {"revision": revision, "device": device, "dtype": dtype, "device_map": device_map, "attn": attn}
-    return getattr(home(name), _ADAPTERS[name].partition(":")[2])(checkpoint, **options)
+    with blaming_untried():
+        return getattr(home(name), _ADAPTERS[name].partition(":")[2])(checkpoint, **options)
