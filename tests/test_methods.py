@@ -1,11 +1,14 @@
 """Methods against arithmetic by hand and against plain set rules. What they do to a model is test_engine.py's matter."""
 
+import random
 import re
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from transformers import Qwen2Config
 
+from fastav import methods
 from fastav.cost import paper_flops
 from fastav.errors import UserError
 from fastav.layout import TokenLayout, first_audio, first_frames
@@ -107,6 +110,12 @@ def test_plan_keeps_offsets_above_its_threshold_and_nothing_beyond_the_curve(tmp
         ("fastvv", "unknown method 'fastvv'; allowed: fastav, vanilla"),
         ("fastav:q=1", "unknown setting 'q=1' of fastav; allowed: start=, p="),
         ("fastav:p=high", "p must be a whole number, got 'high'"),
+        ("fastav:p=-", "p must be a whole number, got '-'; allowed: 1 to 18 digits"),
+        ("fastav:p=+5", "p must be a whole number, got '+5'; allowed: 1 to 18 digits"),
+        ("fastav:p=1_0", "p must be a whole number, got '1_0'; allowed: 1 to 18 digits"),
+        ("fastav:p= 5", "p must be a whole number, got ' 5'; allowed: 1 to 18 digits"),
+        ("fastav:p=", "p must be a whole number, got ''; allowed: 1 to 18 digits"),
+        ("fastav:p=5.0", "p must be a whole number, got '5.0'; allowed: 1 to 18 digits"),
         ("fastav:p=101", "from 0 to 100, got 101"),
         ("fastav:rule=best", "unknown rule 'best'; allowed: model, all"),
         ("fastav:rule=first(N)", "unknown rule 'first(N)'"),
@@ -119,6 +128,94 @@ def test_plan_keeps_offsets_above_its_threshold_and_nothing_beyond_the_curve(tmp
 def test_bad_text_forms_say_what_is_allowed(text, message):
     with pytest.raises(UserError, match=re.escape(message)):
         parse(text, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("p=\u00b2", "p must be a whole number, got '\u00b2'; allowed: 1 to 18 digits"),
+        ("p=\u0663", "p must be a whole number, got '\u0663'"),
+        ("p=--5", "p must be a whole number, got '--5'"),
+        ("seed=" + "9" * 5000, "seed must be a whole number"),
+        ("p=10,p=20", "p is given twice, as 10 and '20'; allowed: once"),
+        ("rule=first(\u0663)", "unknown rule 'first(\u0663)'"),
+        ("rule=first(" + "9" * 5000 + ")", "unknown rule 'first(9"),
+    ],
+)
+def test_a_number_is_plain_digits_and_a_setting_is_given_once(text, message):
+    """Also where Python's own int() takes more, or str.isdigit() says yes and int() no."""
+    try:
+        method = parse(f"fastav:{text}", 8)
+    except Exception as error:
+        method = error
+    assert isinstance(method, UserError) and message in str(method), repr(method)[:200]
+
+
+def test_a_setting_has_the_type_of_its_field(monkeypatch):
+    @dataclass(frozen=True)
+    class Ramp:
+        ratio: float = 0.5
+        late: float | None = None
+        steps: int | None = None
+        even: bool = False
+        name: str = ""
+
+        def cuts(self, layout, n_layers):
+            return {}
+
+    monkeypatch.setitem(methods.METHODS, "ramp", Ramp)
+    assert parse("ramp:ratio=0.25,late=-1e-3,steps=-7,even=true,name=7") == Ramp(0.25, -0.001, -7, True, "7")
+    assert parse("ramp:ratio=3,even=False") == Ramp(3.0, even=False) and type(parse("ramp:ratio=3").ratio) is float
+    for text in (
+        "ratio=nan",
+        "ratio=inf",
+        "ratio=1e999",
+        "ratio=1_0",
+        "ratio= 1",
+        "ratio=0x1",
+        "ratio=",
+        "ratio=.",
+        "late=\u00b2",
+    ):
+        name, value = text.split("=")
+        with pytest.raises(UserError, match=re.escape(f"{name} must be a number, got {value!r}; allowed: finite ones such as")):
+            parse(f"ramp:{text}")
+    with pytest.raises(UserError, match="even must be a yes or no, got '1'; allowed: true, false"):
+        parse("ramp:even=1")
+
+
+def test_whatever_is_typed_is_a_method_or_a_user_error(layout):
+    """5,000 seeded texts: pieces of the grammar, and characters that int() or a pattern might take for digits."""
+    pieces = [
+        "fastav",
+        "vanilla",
+        "trim",
+        "+",
+        ":",
+        ",",
+        "=",
+        *"p start rule fine protect seed first( ) random low 20 4 -".split(),
+    ]
+    pieces += [" ", "\n", "\0", "\u00b2", "\u0663", "_", ".", "e9", "nan", "None", "9" * 20, "\U0001d7d9", "\ud800", "model"]
+    rng = random.Random(0)
+    n_parsed, others = 0, []
+    for _ in range(5_000):
+        text = rng.choice(("", "fastav:", "fastav:p=", "fastav:seed=", "fastav:rule=", "trim+")) + "".join(
+            rng.choice(pieces) for _ in range(rng.randrange(8))
+        )
+        try:
+            method = parse(text, 6)
+            assert parse(str(method), 6) == method
+            method.cuts(layout, 6)
+            n_parsed += 1
+        except UserError:
+            continue
+        except Exception as error:
+            others.append((text, error))
+    assert not others, others[:3]
+    assert n_parsed > 100
+    with pytest.raises(UserError, match="trims twice"):
+        parse("trim+" * 5000)
 
 
 def test_text_form_round_trips():

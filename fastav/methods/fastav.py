@@ -55,7 +55,7 @@ class FastAV:
             raise UserError(f"start must be a layer number of at least 1, got {self.start}")
         if not isinstance(self.p, int) or not 0 <= self.p <= 100:
             raise UserError(f"p must be a whole percentage from 0 to 100, got {self.p}")
-        if self.rule not in set(RULES) - {"first(N)"} and not re.fullmatch(r"first\(\d+\)", self.rule):
+        if self.rule not in set(RULES) - {"first(N)"} and not re.fullmatch(r"first\([0-9]{1,9}\)", self.rule):
             raise UserError(f"unknown rule {self.rule!r}; allowed: {', '.join(RULES)}")
         for name, allowed in (("fine", FINE), ("protect", PROTECT)):
             if getattr(self, name) not in allowed:

@@ -31,6 +31,11 @@ MUTANTS = {
             "influence > np.float32(self.threshold)",
         ),
     ],
+    ("fastav/methods/__init__.py", "tests/test_methods.py"): [
+        ("any alphabet's digits are a number", 're.fullmatch(r"-?[0-9]{1,18}", text)', r're.fullmatch(r"-?\d{1,18}", text)'),
+        ("the later of two values wins", "if key in values:", "if False:"),
+        ("an optional number stays text", "if k is not NoneType), kind)", "if k is NoneType), kind)"),
+    ],
     ("fastav/methods/trim.py", "tests/test_methods.py"): [
         ("trim keeps the padding and drops the rest", "return ~layout.padding", "return layout.padding"),
         ("an untrimmed prompt passes unnoticed", "if layout.padding.any():", "if layout.padding.all():"),
