@@ -6,16 +6,14 @@ Shares are in 0..1; a division by zero gives 0.0 and is named in `undefined`.
 from __future__ import annotations
 
 import re
-import string
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from eval.benchmarks.annotations import Question
 from eval.stats import wilson
+from eval.yes_no import UNKNOWN, yes_no
 from fastav.tiny.drawing import COLORS, KINDS
-
-UNKNOWN = "unknown"  # an answer that says neither yes nor no: wrong, counted and listed
 
 
 @dataclass(frozen=True)
@@ -30,71 +28,12 @@ class Score:
 def score(question: Question, answer: str) -> Score:
     """The score of one answer, by the kind of its task."""
     if question.kind == "yes-no":
-        said = yes_no(answer)
+        said = yes_no(answer, question)
         return Score(said == question.label, said)
     if question.kind == "word":
         said = normalise(answer)
         return Score(said == normalise(question.label), said)
     return caption(question.label, answer)
-
-
-# --- yes or no ------------------------------------------------------------------------------------------------------
-
-_MARKUP = re.compile(r"<[^<>]*>|[*_`#~]")
-_ECHO = re.compile(r"\byes\s*(?:or|/)\s*no\b")  # "Answer yes or no: ..." repeated by the model
-# A yes, or a no that stands as an answer: at the beginning or before a pause. "There is no dog" is a form, see below.
-_WHOLE_WORD = r"(?<!\w)(?<!\w['-]){}(?!\w)(?!['-]\w)"
-_WORD = re.compile(f"{_WHOLE_WORD.format('yes')}|{_WHOLE_WORD.format('no')}" + r"(?=\W*$|\s*[.,;:!)\]\"\n]|\s+-)")
-_FIRST = re.compile(r"\W*" + _WHOLE_WORD.format("(?:yes|no)"))
-_DOUBT = re.compile(
-    r"\bnot (?:sure|clear|certain|possible|enough)\b"
-    r"|\b(?:unclear|uncertain|unsure|unable|maybe|perhaps|possibly|might|may be|sorry)\b"
-    r"|\b(?:cannot|can't|could not|couldn't|do not|don't) (?:tell|determine|say|answer|know)\b"
-)
-_CLAUSE = re.compile(r"[.,;:!?]|\b(?:but|and|however|although|though|while)\b")
-_NEGATION = re.compile(
-    r"\b(?:is|are|was|were|does|do|did|can|could|has|have) ?(?:not|n't)\b|\b(?:cannot|can't)\b"
-    r"|\bnot (?:visible|audible|heard|seen|present|making|match)|\b(?:nothing|none|neither|never|mismatch(?:ed)?)\b"
-    r"|\bno\b(?! (?:doubt|other|matter)\b)"
-)
-_ADVERB = r"(?:(?:clearly|indeed|definitely|also|both|actually|really|audibly|visibly) )?"
-_AFFIRMATION = re.compile(
-    rf"\b(?:is|are|was|were|can be) {_ADVERB}(?:visible|audible|heard|seen|present|making|matching)\b"
-    rf"|\b(?:there (?:is|are)|there's) {_ADVERB}(?:an?|the|some|two|three)\b"
-    rf"|\b(?:i|you|we) (?:can )?{_ADVERB}(?:see|hear) (?:an?|the|some)\b"
-    r"|\bmatch(?:es)?\b|\bmakes? (?:a |the )?sounds?\b"
-)
-_WHOLE = {
-    "Yes": {"yeah", "yep", "yup", "correct", "true", "affirmative", "sure", "of course"},
-    "No": {"nope", "nah", "incorrect", "false", "negative", "not at all"},
-}
-
-
-def yes_no(answer: str) -> str:
-    """ "Yes", "No" or "unknown".
-
-    In this order: a first word yes or no, or else the first one that stands as an answer, whatever the case, with quotes,
-    markup and an echoed "yes or no" set aside; a form that is clear by itself ("is not visible", "there is a dog").
-    Forms that contradict each other, and doubts, are unknown. Never a substring: "know" holds no "no".
-    """
-    text = _MARKUP.sub(" ", answer.lower().replace("’", "'").replace("—", " - "))
-    text = _ECHO.sub(" ", text).strip()
-    word = _FIRST.match(text) or _WORD.search(text)
-    if word:
-        return "Yes" if "yes" in word.group() else "No"
-    text = " ".join(text.split())
-    bare = text.strip(string.punctuation + " ")
-    for verdict, words in _WHOLE.items():
-        if bare in words:
-            return verdict
-    if _DOUBT.search(text):
-        return UNKNOWN
-    clauses = _CLAUSE.split(text)
-    negated = [bool(_NEGATION.search(clause)) for clause in clauses]
-    affirmed = [bool(_AFFIRMATION.search(clause)) and not no for clause, no in zip(clauses, negated, strict=True)]
-    if any(negated) == any(affirmed):
-        return UNKNOWN
-    return "No" if any(negated) else "Yes"
 
 
 # --- one word -------------------------------------------------------------------------------------------------------

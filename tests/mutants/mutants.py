@@ -192,8 +192,33 @@ MUTANTS = {
         ("pictures turned the wrong way", "np.rot90(picture, quarter_turns)", "np.rot90(picture, -quarter_turns)"),
         ("stereo summed, not averaged", "samples.mean(axis=0)", "samples.sum(axis=0)"),
     ],
-    ("eval/scoring.py", "tests/test_scoring.py"): [
-        ("no found inside another word", r"(?<!\w)(?<!\w['-]){}(?!\w)(?!['-]\w)", "{}"),
+    ("eval/yes_no.py", "tests/test_yes_no.py"): [
+        ("no found inside another word", r'"[a-z0-9]+(?:', r'"no|[a-z0-9]+(?:'),
+        ("a no before a noun is an answer", 'if word == "no" and kind(after) in _AFTER_AN_ANSWER:', 'if word == "no":'),
+        ("an explanation cannot contradict its answer word", "and reader.statements[0] != said[0]", "and False"),
+        (
+            "a perhaps after the answer goes unread",
+            "                    answers, statements = [], []",
+            "                    pass",
+        ),
+        ("a negation outlives its verb", 'elif k == "verb" and used and not held:', "elif False:"),
+        ("a negation ends at its that", "held = used", "held = False"),
+        ("two negations are one", "denied = not denied", "denied = True"),
+        ("no mismatch means no thing", 'if any(letter == "M" for letter, _ in claims):', "if False:"),
+        ("a claim is not turned by false", 'no != _odd(kinds, "false")', "no"),
+        ("a list is read as clauses", "if listed and _is_open(clauses[-1][1]):", "if False:"),
+        ("the end of a list is no part of it", "        if listed and _is_open(part):", "        if False:"),
+        ("a pronoun stands for the question's noun", 'elif "it" not in kinds and (first', "elif (first"),
+        ("another dog is the dog", 'k == "other" and word', 'k == "never" and word'),
+        ("a sound of nobody's counts", "if self.ours and (self.owned or negative) and", "if self.ours and"),
+        ("there is no dog tells of sight alone", '("VA" if negative or self', '("VA" if self'),
+        ("the place of a thing is its subject", 'place = k == "place" or', "place = False and"),
+        ("a word of the lexicon is never the noun", "next((i + (w in articles) for", "next((i for"),
+    ],
+    ("eval/yes_no_words.py", "tests/test_yes_no.py"): [
+        ("nouns have one number", "not _numbers(a).isdisjoint(_numbers(b))", "a == b"),
+        ("a question read as an answer", r"[^.!?;:\n]*\?", r"[^.!?;:\n]*\?\?"),
+        ("not sure of something else", 'r"(?! (?:what|which|who|', 'r"(?! (?:who|'),
     ],
 }
 
