@@ -1,48 +1,33 @@
 """The web demo: `python app.py`, then http://localhost:7860. One clip, one question, two answers side by side.
 
 `python app.py --model videollama2.1-av --checkpoint DIR` begins with another model; `--help` lists what can be set.
-Layout and wiring only; the work is done by fastav.session, the drawing by fastav.plots. Neither torch nor transformers is
-imported here: the page comes first, the model is loaded in a thread behind it.
+Layout and wiring only; fastav.page checks and runs what is asked for, fastav.session answers, fastav.plots draws. Neither
+torch nor transformers is imported here: the page comes first, the model is loaded in a thread behind it.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
-import gc
 import html
-import mimetypes
+import inspect
 import os
-import threading
-from collections.abc import Iterator
+import sys
 from contextlib import closing
 from pathlib import Path
+
+from fastav.page import command, request
+from fastav.page.sessions import Sessions
+
+# A server that imports the page has arguments of its own. Ours are checked before gradio's seconds of import.
+sessions = command.begin(sys.argv[1:]) if __name__ == "__main__" else Sessions(command.parse([]))
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr  # noqa: E402  after the switch above, which it reads at import
 
-from fastav import methods, models, plots  # noqa: E402
-from fastav.errors import UserError  # noqa: E402
-from fastav.models import arguments  # noqa: E402
-from fastav.result import Comparison  # noqa: E402
-
-try:  # ZeroGPU lends its GPU to functions marked like this; elsewhere the package is missing or does nothing
-    import spaces
-
-    gpu = spaces.GPU(duration=60)
-except ImportError:
-
-    def gpu(handler):
-        return handler
-
+from fastav.page.handlers import Handlers  # noqa: E402  it imports gradio
 
 ASSETS = Path(__file__).parent / "assets"
-_PARSER = argparse.ArgumentParser(prog="python app.py", description="Serve the page.")
-arguments.add(_PARSER)
-GIVEN = _PARSER.parse_args(None if __name__ == "__main__" else [])  # a server that imports the page has arguments of its own
-DEFAULT_MODEL = GIVEN.model
-MAX_QUESTION = 500  # characters
-NO_WORDS = "(the model ended its answer without a word)"
+MAX_QUESTION = request.MAX_QUESTION
 CLIPS = sorted(str(path) for path in (ASSETS / "examples").glob("*.*") if path.suffix in (".mp4", ".webm", ".wav", ".mp3"))
 QUESTIONS = (
     "Is the bell making sound in the audio?",
@@ -69,219 +54,24 @@ ABOUT = (
     "It cannot understand real-life footage."
 )
 
-
-class Sessions:
-    """The loaded model; one at a time, because two large ones may not fit. Safe to ask from several threads."""
-
-    def __init__(self):
-        self._lock = threading.Lock()
-        self._session = None
-
-    def get(self, name: str):
-        """The session of model `name`, loaded when it is first asked for. Raises UserError when it cannot be.
-
-        Device, dtype and attention are those of the command line; checkpoint, revision and device map are for its model alone.
-        """
-        models.check_name(name)
-        with self._lock:
-            if self._session is None or self._session.model_name != name:
-                from fastav import session
-
-                self._session = None
-                gc.collect()  # its memory goes before the next model comes
-                options = arguments.options(GIVEN)
-                if name != GIVEN.model:
-                    options |= {"revision": None, "device_map": None}
-                self._session = session.load(name, GIVEN.checkpoint if name == GIVEN.model else None, **options)
-            return self._session
-
-    def preload(self) -> None:
-        """Load the default model ahead of the first question; what fails here is told when somebody asks."""
-        try:
-            self.get(DEFAULT_MODEL)
-        except UserError as error:
-            print(f"the default model is not loaded: {error}")
+handlers = Handlers(sessions)
 
 
-sessions = Sessions()
-
-
-@functools.lru_cache(maxsize=2)
-def read(model: str, path: str):
-    """The decoded clip; the preview and the run after it share one decoding. Uploads lie at a path named by their content."""
-    return sessions.get(model).read(path)
-
-
-def toasts(handler):
-    """Show a UserError of this generator as a toast with its text."""
+def boxed(handler):
+    """The same generator with boxes for their names."""
 
     @functools.wraps(handler)
     def run(*args):
-        try:
-            yield from handler(*args)
-        except UserError as error:
-            raise gr.Error(html.escape(str(error)), print_exception=False) from error
+        with closing(handler(*args)) as steps:
+            for step in steps:
+                yield {BOXES[name]: value for name, value in step.items()}
 
     return run
 
 
-def checked(file: str | None, question: str | None, model: str, *setting):
-    """(session, clip, question, method) of one request, after every check that a browser or an API client could have skipped."""
-    question = (question or "").strip()
-    if not file:
-        raise UserError("There is no clip yet: add a video or audio file, or pick an example.")
-    if not question:
-        raise UserError("The question is empty: ask something about the clip.")
-    if len(question) > MAX_QUESTION:
-        raise UserError(f"The question has {len(question)} characters; at most {MAX_QUESTION} are allowed.")
-    session = sessions.get(model)
-    method = str(methods.parse(method_text(*setting), session.n_layers))
-    return session, read(model, file), question, method
-
-
-def method_text(start: float, p: float, rule: str, fine: str, trim: bool = False) -> str:
-    """The settings as the text form that the command line and the share link use. Raises UserError for impossible ones."""
-    method = methods.FastAV(start=int(start), p=int(p), rule=rule, fine=fine)
-    return str(methods.Trim(method) if trim else method)
-
-
-def status(text: str) -> str:
-    return f'<p class="fa-status" role="status"><i></i>{html.escape(text)}</p>'
-
-
-def timed(name: str, result) -> str:
-    return f"{name} · first token after {result.prefill_sec * 1e3:,.0f} ms"
-
-
-def problem(error: UserError) -> str:
-    """Stays on the page after the toast has gone."""
-    return f'<p class="fa-status">{html.escape(str(error))}</p>'
-
-
-def shown(comparison: Comparison, clip) -> dict:
-    """Both answers and every figure of a comparison, by component."""
-    vanilla, pruned = comparison.vanilla, comparison.pruned
-    return {
-        vanilla_box: gr.update(value=vanilla.answer or NO_WORDS, label=timed("Vanilla", vanilla)),
-        pruned_box: gr.update(value=pruned.answer or NO_WORDS, label=timed("FastAV", pruned)),
-        headline_box: f'<p class="fa-headline" role="status">{html.escape(plots.headline(comparison))}</p>'
-        f'<p class="fa-conditions">{html.escape(plots.conditions(pruned))}</p>',
-        results: gr.update(visible=True),
-        map_box: plots.token_map(pruned, clip.frames),
-        table_box: plots.table(comparison),
-    }
-
-
-@toasts
-def preview(file: str | None, model: str) -> Iterator[dict | None]:
-    """What was uploaded: a player at once, then the frames that the model sees."""
-    if not file:
-        yield None
-        return
-    guess = "audio" if (mimetypes.guess_type(file)[0] or "").startswith("audio") else "video"
-    yield {"path": file, "kind": guess, "pictures": [], "facts": "Reading the clip"}
-    try:
-        clip = read(model, file)
-    except UserError as error:
-        yield {"path": file, "kind": "unreadable", "pictures": [], "facts": str(error)}
-        raise
-    missing = ["" if clip.has_video else "no video", "" if clip.has_audio else "no sound"]
-    seen = f"the model sees these {len(clip.frames)} frames" if clip.has_video else ""
-    yield {
-        "path": file,
-        "kind": "video" if clip.has_video else "audio",
-        "pictures": plots.thumbnails(clip.frames, min(len(clip.frames), 16)),
-        "facts": " · ".join(filter(None, [clip.name, f"{clip.duration_sec:.1f} s", seen, *missing, *clip.notes])),
-    }
-
-
-@gpu
-@toasts
-def compare(file, question: str, model: str, start: float, p: float, rule: str, fine: str, trim: bool = False) -> Iterator[dict]:
-    """Stream the vanilla answer, then the pruned one, then the figures.
-
-    Closing the generator, which is what Stop does, ends the run at the next token.
-    """
-    # Every step repeats both boxes in full: text that only grows reaches the page as short additions.
-    boxes = {vanilla_box: gr.update(value="", label="Vanilla"), pruned_box: gr.update(value="", label="FastAV")}
-    yield boxes | {headline_box: status("Reading the clip (1 of 3)"), results: gr.update(visible=False)}
-    try:
-        session, clip, question, method = checked(file, question, model, start, p, rule, fine, trim)
-        finished = []
-        for step, box, name, text in ((2, vanilla_box, "Vanilla", "vanilla"), (3, pruned_box, "FastAV", method)):
-            now = {headline_box: status(f"{name} is answering ({step} of 3)")}
-            yield boxes | now
-            with closing(session.stream(clip, question, text)) as pieces:
-                for piece in pieces:
-                    if isinstance(piece, str):
-                        boxes[box] = gr.update(value=piece, label=name)
-                        yield boxes | now
-                    else:
-                        finished.append(piece)
-        yield shown(Comparison(*finished), clip)
-    except UserError as error:
-        yield {headline_box: problem(error)}
-        raise
-
-
-@gpu
-@toasts
-def measure(file, question: str, model: str, start: float, p: float, rule: str, fine: str, trim: bool = False) -> Iterator[dict]:
-    """The same comparison with timings to rely on: medians of interleaved repeats."""
-    yield {headline_box: status("Measuring: both ways in turn, five times each. This takes longer than a single run.")}
-    try:
-        session, clip, question, method = checked(file, question, model, start, p, rule, fine, trim)
-        yield shown(session.measure(clip, question, method), clip)
-    except UserError as error:
-        yield {headline_box: problem(error)}
-        raise
-
-
-def fit(model: str, method: str | None = None) -> dict:
-    """The controls as this model allows them, set to `method` or to the model's default.
-
-    Raises UserError for a method that does not fit.
-    """
-    session = sessions.get(model)
-    chosen = methods.parse(method or session.default_method, session.n_layers)
-    trim = isinstance(chosen, methods.Trim)
-    chosen = chosen.inner if trim else chosen
-    if not isinstance(chosen, methods.FastAV) or not 0 <= chosen.p <= 90:
-        raise UserError(f"the link asks for {method!r}; the page can show fastav and trim+fastav with p from 0 to 90")
-    plain = methods.FastAV(start=chosen.start, p=chosen.p, rule=chosen.rule, fine=chosen.fine)
-    if method and chosen != plain:
-        raise UserError(f"the link asks for {method!r}; of its settings the page has start, p, rule and fine")
-    return {
-        method_box: str(methods.Trim(plain) if trim else plain),
-        trim_box: trim,
-        start_box: gr.update(maximum=session.n_layers - 1, value=chosen.start),
-        p_box: chosen.p,
-        rule_box: chosen.rule,
-        fine_box: chosen.fine,
-        about_box: session.about,
-    }
-
-
-@toasts
-def describe(*setting) -> Iterator[str]:
-    yield method_text(*setting)
-
-
-@toasts
-def change_model(model: str) -> Iterator[dict]:
-    yield fit(model)
-
-
-@toasts
-def restore(request: gr.Request) -> Iterator[dict]:
-    """Fill the page from the address (?model=...&method=...&question=...), after checking each part."""
-    asked = dict(request.query_params)
-    model = asked.get("model", DEFAULT_MODEL)
-    question = asked.get("question", "")[:MAX_QUESTION]
-    if question:
-        yield {question_box: question}
-    yield {model_box: model} | fit(model, asked.get("method"))
-
+preview, describe = handlers.preview, handlers.describe  # of one box each
+compare, measure = boxed(handlers.compare), boxed(handlers.measure)
+change_model, restore = boxed(handlers.change_model), boxed(handlers.restore)
 
 THEME = gr.themes.Base(
     primary_hue="orange",
@@ -303,7 +93,22 @@ def asset(name: str) -> str:
     return (ASSETS / name).read_text(encoding="utf-8")
 
 
-with gr.Blocks(title="FastAV", delete_cache=(600, 3600), analytics_enabled=False) as demo:
+class Page(gr.Blocks):
+    """What no browser sends but an API client can is refused in one sentence; gradio's own refusal is a traceback in the log."""
+
+    async def preprocess_data(self, block_fn, inputs, *more, **options):
+        n = len(block_fn.inputs)
+        if len(inputs) != n:
+            names = ", ".join(inspect.signature(block_fn.fn).parameters)
+            raise gr.Error(f"expected {n} values ({names}), got {len(inputs)}", print_exception=False)
+        try:
+            return await super().preprocess_data(block_fn, inputs, *more, **options)
+        except Exception as error:  # of all inputs the handlers check themselves, but for the clip
+            reason = html.escape(str(error).partition("\n")[0][:200])
+            raise gr.Error(f"the clip must be a file that was uploaded to this page ({reason})", print_exception=False) from error
+
+
+with Page(title="FastAV", delete_cache=(600, 3600), analytics_enabled=False) as demo:
     gr.Markdown("# **FastAV** fewer tokens, the same model")
     about_box = gr.Markdown(ABOUT, elem_classes="fa-about")
     with gr.Row(equal_height=False):
@@ -322,7 +127,7 @@ with gr.Blocks(title="FastAV", delete_cache=(600, 3600), analytics_enabled=False
                 stop_button = gr.Button("Stop", min_width=70)
                 measure_button = gr.Button("Measure", min_width=70)
             with gr.Accordion("Pruning settings", open=False):
-                model_box = gr.Dropdown(models.names(), value=DEFAULT_MODEL, label="Model")
+                model_box = gr.Dropdown(sessions.offered, value=sessions.given.model, label="Model")
                 with gr.Row():
                     # Any first(N) may be typed.
                     rule_box = gr.Dropdown(
@@ -332,10 +137,16 @@ with gr.Blocks(title="FastAV", delete_cache=(600, 3600), analytics_enabled=False
                 with gr.Row():
                     # 4 of 8 layers is FastAV-tiny; `fit` sets the limits of the model at hand.
                     start_box = gr.Slider(1, 7, value=4, step=1, label="Start layer", min_width=220, buttons=[])
-                    p_box = gr.Slider(0, 90, value=20, step=1, label="Percent per layer (P)", min_width=220, buttons=[])
+                    p_box = gr.Slider(
+                        0, request.MAX_P, value=20, step=1, label="Percent per layer (P)", min_width=220, buttons=[]
+                    )
                 trim_box = gr.Checkbox(label="Before the decoder: leave out encoded audio padding (trim)")
                 method_box = gr.Textbox(
-                    method_text(4, 20, "model", "low"), label="As text", interactive=False, buttons=["copy"], elem_id="method"
+                    str(request.method(4, 20, "model", "low")),
+                    label="As text",
+                    interactive=False,
+                    buttons=["copy"],
+                    elem_id="method",
                 )
                 share_button = gr.Button("Link to these settings", size="sm")
     with gr.Row():
@@ -350,21 +161,27 @@ with gr.Blocks(title="FastAV", delete_cache=(600, 3600), analytics_enabled=False
         with gr.Column(scale=2, min_width=300):
             table_box = gr.HTML("", elem_id="figures")
 
+    BOXES = {
+        "about": about_box, "question": question_box, "model": model_box, "start": start_box, "p": p_box, "rule": rule_box,
+        "fine": fine_box, "trim": trim_box, "method": method_box, "vanilla": vanilla_box, "pruned": pruned_box,
+        "headline": headline_box, "results": results, "map": map_box, "table": table_box,
+    }  # fmt: skip
     settings = [start_box, p_box, rule_box, fine_box, trim_box]
     inputs = [file_box, question_box, model_box, *settings]
     outputs = [vanilla_box, pruned_box, headline_box, results, map_box, table_box]
-    one_at_a_time = {"concurrency_id": "device", "concurrency_limit": 1, "show_progress_on": headline_box}
-    run = gr.on([run_button.click, question_box.submit], compare, inputs, outputs, api_name="compare", **one_at_a_time)
-    measured = measure_button.click(measure, inputs, outputs, api_name="measure", **one_at_a_time)
+    raw = {"preprocess": False}  # the handlers check: gradio would cut, round or end in a traceback
+    timed_runs = {"concurrency_id": "device", "concurrency_limit": 1, "show_progress_on": headline_box, **raw}
+    run = gr.on([run_button.click, question_box.submit], compare, inputs, outputs, api_name="compare", **timed_runs)
+    measured = measure_button.click(measure, inputs, outputs, api_name="measure", **timed_runs)
     stopped = '<p class="fa-status">Stopped.</p>'
     stop_button.click(lambda: stopped, None, headline_box, cancels=[run, measured], queue=False, api_visibility="private")
-    file_box.change(preview, [file_box, model_box], preview_box, show_progress="minimal", api_visibility="private")
+    file_box.change(preview, [file_box, model_box], preview_box, show_progress="minimal", api_visibility="private", **raw)
     gr.on(
         [box.input for box in settings], describe, settings, method_box,
-        trigger_mode="always_last", show_progress="hidden", api_visibility="private",
+        trigger_mode="always_last", show_progress="hidden", api_visibility="private", **raw,
     )  # fmt: skip
     fitted = [*settings, method_box, about_box]
-    model_box.input(change_model, model_box, fitted, api_visibility="private")
+    model_box.input(change_model, model_box, fitted, api_visibility="private", **raw)
     share_button.click(None, [model_box, method_box, question_box], None, js=SHARE)
     demo.load(restore, None, [question_box, model_box, *fitted], show_progress="hidden", api_visibility="private")
 demo.queue(max_size=64)
@@ -373,8 +190,5 @@ if os.environ.get("SPACES_ZERO_GPU"):
     sessions.preload()  # there a handler runs in a forked process: what is loaded in it is lost
 
 if __name__ == "__main__":
-    port = int(os.environ.get("GRADIO_SERVER_PORT", 7860))
     look = {"theme": THEME, "css": asset("page.css"), "footer_links": ["api"]}
-    demo.launch(server_port=port, max_file_size="200mb", prevent_thread_lock=True, **look)
-    threading.Thread(target=sessions.preload, daemon=True).start()
-    demo.block_thread()
+    command.serve(demo, sessions, max_file_size="200mb", **look)

@@ -1,8 +1,12 @@
 """The page's handlers, called directly with a stub session. Oracle: what the stub was asked and gave."""
 
+import json
+import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
@@ -15,6 +19,7 @@ from fastav.errors import UserError
 from fastav.media import clip_from_arrays
 
 SETTINGS = ("tiny", 4, 20, "model", "low")
+GOLDEN = Path(__file__).with_name("golden")
 TEXT = "fastav:start=4,p=20,rule=model,fine=low,protect=text,seed=0"
 
 
@@ -56,8 +61,7 @@ class StubSession:
 @pytest.fixture
 def session(monkeypatch):
     stub = StubSession()
-    monkeypatch.setattr(app, "sessions", SimpleNamespace(get=lambda name: stub))
-    app.read.cache_clear()
+    monkeypatch.setattr(app.sessions, "get", lambda name: stub)
     return stub
 
 
@@ -98,8 +102,9 @@ def test_measured_figures_say_that_they_are_medians(session):
 
 
 def test_preview_and_run_decode_once(session):
-    at_once, shown = app.preview("bell.mp4", "tiny")
-    list(app.compare("bell.mp4", "Is the bell visible?", *SETTINGS))
+    file = "only-here.mp4"  # decoded clips outlive a test
+    at_once, shown = app.preview(file, "tiny")
+    list(app.compare(file, "Is the bell visible?", *SETTINGS))
     assert session.reads == 1
     assert at_once["kind"] == shown["kind"] == "video"
     assert len(shown["pictures"]) == 8 and shown["facts"].startswith("bell.mp4 · 4.0 s")
@@ -121,7 +126,7 @@ def test_closing_the_generator_ends_the_run(session):
         (("bell.mp4", "  ", *SETTINGS), "question is empty"),
         (("bell.mp4", "x" * 501, *SETTINGS), "at most 500"),
         (("bell.mp4", "What?", "tiny", 8, 20, "model", "low"), "from 1 to 7"),
-        (("bell.mp4", "What?", "tiny", 4, 101, "model", "low"), "from 0 to 100"),
+        (("bell.mp4", "What?", "tiny", 4, 101, "model", "low"), "from 0 to 90"),
         (("bell.mp4", "What?", "tiny", 4, 20, "first(x)", "low"), "unknown rule"),
         (("bell.mp4", "What?", "tiny", 4, 20, "model", "plan=/etc/passwd"), "unknown fine"),
         (("bad.mp4", "What?", *SETTINGS), "not a clip"),
@@ -135,6 +140,58 @@ def test_what_a_person_can_fix_is_a_toast_and_stays_on_the_page(session, handler
         collect(getattr(app, handler)(*request_), steps)
     assert not error.value.print_exception
     assert said in last(steps, app.headline_box)
+
+
+NO_SETTINGS = [  # of an API client; a browser sends none of these
+    ({"start": None}, "start must be a whole number"),
+    ({"start": 4.9}, "start must be a whole number"),
+    ({"start": math.nan}, "start must be a whole number"),
+    ({"start": math.inf}, "start must be a whole number"),
+    ({"start": True}, "start must be a whole number"),
+    ({"start": [4]}, "start must be a whole number"),
+    ({"p": None}, "p must be a whole number"),
+    ({"p": "abc"}, "p must be a whole number"),
+    ({"p": 20.5}, "p must be a whole number"),
+    ({"p": False}, "p must be a whole number"),
+    ({"p": 95}, "p must be a whole number from 0 to 90, got 95"),
+    ({"rule": None}, "unknown rule None; allowed: model, all"),
+    ({"rule": ["model"]}, "unknown rule"),
+    ({"rule": {"a": 1}}, "unknown rule"),
+    ({"rule": f"first({'9' * 5000})"}, "unknown rule"),
+    ({"rule": "first(\u0663)"}, "unknown rule"),  # an Arabic three
+    ({"trim": None}, "trim must be true or false"),
+    ({"trim": "yes"}, "trim must be true or false"),
+]
+
+
+def refusal(generator):
+    """What a handler raised, of whatever class; None where it went through."""
+    try:
+        list(generator)
+    except Exception as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize(("changed", "said"), NO_SETTINGS, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize("handler", ["compare", "measure", "describe"])
+def test_a_setting_that_is_none_is_refused_and_never_changed(session, handler, changed, said):
+    setting = ({"start": 4, "p": 20, "rule": "model", "fine": "low", "trim": False} | changed).values()
+    request_ = setting if handler == "describe" else ("bell.mp4", "What?", "tiny", *setting)
+    error = refusal(getattr(app, handler)(*request_))
+    assert isinstance(error, gr.Error) and said in error.message and len(error.message) < 300
+    assert not error.print_exception and session.asked == []
+
+
+@pytest.mark.parametrize("question", [5, ["What?"], {"a": 1}])
+def test_a_question_that_is_no_text_is_refused(session, question):
+    error = refusal(app.compare("bell.mp4", question, *SETTINGS))
+    assert isinstance(error, gr.Error) and "must be text" in error.message
+
+
+def test_a_whole_number_may_come_with_a_point(session):
+    """JSON has one kind of number, and some clients write 4 as 4.0."""
+    assert list(app.describe(4.0, 20.0, "model", "low")) == [TEXT]
 
 
 def test_markup_in_an_error_is_escaped(session):
@@ -170,10 +227,8 @@ def test_a_model_and_its_checkpoint_come_from_the_command_line(monkeypatch):
     """The given checkpoint is for the given model alone."""
     asked = []
     monkeypatch.setattr("fastav.session.load", lambda *a, **k: asked.append((a, k)) or SimpleNamespace(model_name=a[0]))
-    monkeypatch.setattr(
-        app, "GIVEN", app._PARSER.parse_args(["--model", "video-salmonn-2", "--checkpoint", "x", "--dtype", "float32"])
-    )
-    sessions = app.Sessions()
+    options = ["--model", "video-salmonn-2", "--checkpoint", "x", "--dtype", "float32", "--allow-model", "tiny"]
+    sessions = app.Sessions(app.command.parse(options))
     sessions.get("video-salmonn-2")
     sessions.get("tiny")
     (first, options), second = asked
@@ -184,6 +239,7 @@ def test_a_model_and_its_checkpoint_come_from_the_command_line(monkeypatch):
 
 def test_choosing_a_model_whose_weights_are_not_here_says_how_to_get_them(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(app.sessions, "offered", ["tiny", "video-salmonn-2"])
     with pytest.raises(gr.Error, match="fetch them with `hf download tsinghua-ee/video-SALMONN-2`"):
         list(app.change_model("video-salmonn-2"))
 
@@ -199,13 +255,125 @@ def test_a_link_that_the_page_cannot_show_is_refused(session, method):
         restored(method=method)
 
 
+@pytest.mark.parametrize("method", ["fastav:p=\u00b2", "fastav:start=" + "9" * 5000, "fastav:rule=first(" + "9" * 5000 + ")"])
+def test_a_link_with_a_number_that_is_none_is_refused(session, method):
+    error = refusal(app.restore(SimpleNamespace(query_params={"method": method})))
+    assert isinstance(error, gr.Error) and "the link asks for" in error.message and len(error.message) < 300
+
+
+def test_a_refused_link_leaves_the_controls_as_the_model_wants_them(session):
+    """The layout is FastAV-tiny's; for a model with more layers the sliders must be set whatever the link says."""
+    steps = []
+    with pytest.raises(gr.Error):
+        collect(app.restore(SimpleNamespace(query_params={"method": "nonsense"})), steps)
+    page = {box: value for step in steps for box, value in step.items()}
+    assert page.get(app.method_box) == TEXT and page[app.start_box]["maximum"] == 7
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../plan.json", "@plan.json", "plan.json", "assets/tiny/plan-10.json"])
+def test_neither_a_link_nor_an_api_call_names_a_file(session, monkeypatch, path):
+    monkeypatch.setattr("fastav.plan.Plan.read", lambda path: pytest.fail(f"{path} was read"))
+    links = [f"fastav:plan={path}", f"trim+fastav:plan={path}", f"fastav:rule={path}", f"fastav:rule=plan={path}", path]
+    for method in links:
+        assert isinstance(refusal(app.restore(SimpleNamespace(query_params={"method": method}))), gr.Error), method
+    for setting in [(4, 20, path, "low"), (4, 20, f"model,plan={path}", "low"), (4, 20, "model", f"low,plan={path}")]:
+        for request_ in ("bell.mp4", "What?", "tiny", *setting), ("bell.mp4", "What?", path, *setting):
+            assert isinstance(refusal(app.compare(*request_)), gr.Error), request_
+    assert session.asked == []
+
+
 def test_a_link_with_a_long_question_is_cut(session):
     assert len(restored(question="x" * 9000)[app.question_box]) == app.MAX_QUESTION
 
 
 def test_an_unknown_model_is_named():
     with pytest.raises(UserError, match="unknown model 'huge'"):
-        app.Sessions().get("huge")
+        app.sessions.get("huge")
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Names of the models that were loaded; loading costs nothing."""
+    names, facts = [], {"n_layers": 8, "default_method": TEXT, "about": ""}
+    monkeypatch.setattr(
+        "fastav.session.load", lambda name, *a, **k: names.append(name) or SimpleNamespace(model_name=name, **facts)
+    )
+    monkeypatch.setattr(app.sessions, "_session", None)
+    return names
+
+
+@pytest.mark.parametrize("door", ["link", "dropdown", "compare", "measure", "preview"])
+def test_a_visitor_cannot_load_a_model_that_the_operator_did_not_offer(loaded, door):
+    model = "qwen2.5-omni"
+    generator = {
+        "link": lambda: app.restore(SimpleNamespace(query_params={"model": model})),
+        "dropdown": lambda: app.change_model(model),
+        "compare": lambda: app.compare("bell.mp4", "What?", model, *SETTINGS[1:]),
+        "measure": lambda: app.measure("bell.mp4", "What?", model, *SETTINGS[1:]),
+        "preview": lambda: app.preview("bell.mp4", model),
+    }[door]()
+    error = refusal(generator)
+    assert model not in loaded
+    assert all(part in error.message for part in (model, "this page has tiny", "--allow-model"))
+
+
+@pytest.mark.parametrize("model", [None, ["tiny"], {"a": 1}, 3, ""])
+def test_a_model_that_is_no_name_is_refused(loaded, model):
+    error = refusal(app.change_model(model))
+    assert isinstance(error, gr.Error) and "this page has tiny" in error.message and loaded == []
+
+
+def test_the_operator_offers_more_models(loaded):
+    sessions = app.Sessions(app.command.parse(["--allow-model", "qwen2.5-omni", "--allow-model", "tiny"]))
+    assert sessions.offered == ["tiny", "qwen2.5-omni"]
+    assert sessions.get("qwen2.5-omni").model_name == "qwen2.5-omni" == loaded[-1]
+    assert app.Sessions(app.command.parse(["--model", "video-salmonn-2"])).offered == ["video-salmonn-2"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--model", "video-salmonn-2"], "fetch them with `hf download tsinghua-ee/video-SALMONN-2`"),
+        (["--allow-model", "video-salmonn-2"], "fetch them with `hf download tsinghua-ee/video-SALMONN-2`"),
+        (["--allow-model", "huge"], "unknown model 'huge'"),
+        (["--model", "videollama2.1-av", "--checkpoint", "/nonexistent"], "'/nonexistent' is not a folder"),
+        (["--model", "videollama2.1-av", "--checkpoint", str(GOLDEN)], "config.json"),
+        (["--device-map", "auto"], "leave out revision and device map"),
+    ],
+)
+def test_weights_that_cannot_be_found_are_told_before_the_page_is_served(tmp_path, monkeypatch, options, said):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=re.escape(said)):
+        app.command.check(app.Sessions(app.command.parse(options)))
+
+
+def test_large_weights_are_looked_at_but_not_loaded_before_the_page(loaded, monkeypatch):
+    """A hub id is not even fetched: the page would wait for gigabytes."""
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: pytest.fail("asked the hub"))
+    for checkpoint in (str(GOLDEN / "videollama2" / "tiny"), "somebody/their-weights"):
+        app.command.check(app.Sessions(app.command.parse(["--model", "videollama2.1-av", "--checkpoint", checkpoint])))
+    assert loaded == []
+
+
+def test_the_list_of_models_is_what_is_offered():
+    assert [value for _, value in app.model_box.choices] == ["tiny"]
+
+
+def test_on_zero_gpu_runs_cross_the_border_of_their_process():
+    """Oracle: the texts that the stub session gives, from a fork that returns nothing but what can be pickled."""
+    root, script = app.ASSETS.parent, Path(__file__).with_name("zero_gpu.py")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stderr
+    runs = json.loads(done.stdout.splitlines()[-1])
+    answered, measured, refused = runs["compare"], runs["measure"], runs["refused"]
+    assert "raised" not in answered and "raised" not in measured
+    for box in ("vanilla", "pruned"):
+        assert list(dict.fromkeys(answered[box])) == ["", "yes", "yes it is"]
+    assert "same answer" in answered["headline"][-1] and "a forked process" in answered["headline"][-1]
+    assert "median of 5 runs" in measured["headline"][-1] and "a forked process" in measured["headline"][-1]
+    assert (
+        refused["raised"][0] == "Error" and "unknown word" in refused["raised"][1] and "unknown word" in refused["headline"][-1]
+    )
 
 
 def test_timed_runs_share_one_slot():

@@ -25,6 +25,7 @@ LAYERS = (
     ("fastav.models",),
     ("fastav.session", "fastav.plots"),
     ("fastav.check",),
+    ("fastav.page",),
     ("app", "eval", "fastav.__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -89,10 +90,17 @@ def test_a_module_imports_only_lower_layers_and_its_own_package(name):
 @pytest.mark.parametrize("name", OURS)
 def test_gradio_and_media_libraries_have_one_door_each(name):
     used = {module.partition(".")[0] for module in imports(name)}
-    if name != "app":
-        assert "gradio" not in used, "only app.py knows the page's library"
+    if name != "app" and layer(name) != "fastav.page":
+        assert "gradio" not in used, "only app.py and fastav/page/ know the page's library"
     if name not in ("fastav.media", "fastav.decode"):
         assert not used & MEDIA_LIBRARIES, "only fastav/media.py and fastav/decode.py open media files"
+
+
+@pytest.mark.parametrize("name", sorted(set(OURS) - {"app"}))
+def test_only_the_page_itself_imports_its_package(name):
+    """Library, command line and evaluation work where the page's library is not installed."""
+    if layer(name) != "fastav.page":
+        assert not {module for module in imports(name) if layer(module) == "fastav.page"}
 
 
 def test_training_never_sees_the_engine():

@@ -1,0 +1,1 @@
+"""What the page does. Its boxes are in app.py, their looks in assets/."""

@@ -1,0 +1,198 @@
+"""What happens on a click: generators of what each box of the page shows next, by the box's name.
+
+A UserError is shown as a toast. What runs on the GPU is behind `gpu.task`, and boxes are app.py's: neither knows the other.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import mimetypes
+from collections.abc import Iterator
+from contextlib import closing
+
+import gradio as gr
+
+from fastav import methods, plots
+from fastav.errors import UserError
+from fastav.page import gpu, request
+from fastav.page.sessions import Sessions
+from fastav.result import Comparison, Result
+
+NO_WORDS = "(the model ended its answer without a word)"
+
+
+def toasts(handler):
+    """Show a UserError of this generator as a toast with its text."""
+
+    @functools.wraps(handler)
+    def run(*args):
+        try:
+            yield from handler(*args)
+        except UserError as error:
+            raise gr.Error(html.escape(str(error)), print_exception=False) from error
+
+    return run
+
+
+class Handlers:
+    """The page's handlers on one set of sessions. Arguments come as a client sent them; `request` checks each."""
+
+    def __init__(self, sessions: Sessions):
+        self.sessions = sessions
+
+        @gpu.task
+        def answers(model: str, clip, question: str, method: str) -> Iterator[tuple[str, str | Result]]:
+            """("vanilla", the answer so far) each time it grows, ("vanilla", its Result), then the same of "pruned"."""
+            for name, text in (("vanilla", "vanilla"), ("pruned", method)):
+                yield name, ""
+                with closing(sessions.get(model).stream(clip, question, text)) as pieces:
+                    for piece in pieces:
+                        yield name, piece
+
+        @gpu.task
+        def measurement(model: str, clip, question: str, method: str) -> Iterator[Comparison]:
+            yield sessions.get(model).measure(clip, question, method)
+
+        self.answers, self.measurement = answers, measurement
+
+    @toasts
+    def preview(self, file: str | dict | None, model: str) -> Iterator[dict | None]:
+        """What was uploaded: a player at once, then the frames that the model sees."""
+        if not file:
+            yield None
+            return
+        file = request.file(file)
+        guess = "audio" if (mimetypes.guess_type(file)[0] or "").startswith("audio") else "video"
+        yield {"path": file, "kind": guess, "pictures": [], "facts": "Reading the clip"}
+        try:
+            clip = self.sessions.read(model, file)
+        except UserError as error:
+            yield {"path": file, "kind": "unreadable", "pictures": [], "facts": str(error)}
+            raise
+        missing = ["" if clip.has_video else "no video", "" if clip.has_audio else "no sound"]
+        seen = f"the model sees these {len(clip.frames)} frames" if clip.has_video else ""
+        yield {
+            "path": file,
+            "kind": "video" if clip.has_video else "audio",
+            "pictures": plots.thumbnails(clip.frames, min(len(clip.frames), 16)),
+            "facts": " · ".join(filter(None, [clip.name, f"{clip.duration_sec:.1f} s", seen, *missing, *clip.notes])),
+        }
+
+    @toasts
+    def compare(
+        self, file, question: str, model: str, start: float, p: float, rule: str, fine: str, trim: bool = False
+    ) -> Iterator[dict]:
+        """Stream the vanilla answer, then the pruned one, then the figures.
+
+        Closing the generator, which is what Stop does, ends the run at the next token.
+        """
+        # Every step repeats both boxes in full: text that only grows reaches the page as short additions.
+        boxes = {"vanilla": gr.update(value="", label="Vanilla"), "pruned": gr.update(value="", label="FastAV")}
+        yield boxes | {"headline": status("Reading the clip (1 of 3)"), "results": gr.update(visible=False)}
+        steps = {"vanilla": ("Vanilla", 2), "pruned": ("FastAV", 3)}
+        finished = {}
+        try:
+            asked = self._checked(file, question, model, start, p, rule, fine, trim)
+            with closing(self.answers(model, *asked)) as pieces:
+                for name, piece in pieces:
+                    label, step = steps[name]
+                    if isinstance(piece, Result):
+                        finished[name] = piece
+                    else:
+                        boxes[name] = gr.update(value=piece, label=label)
+                        yield boxes | {"headline": status(f"{label} is answering ({step} of 3)")}
+            yield shown(Comparison(**finished), asked[0])
+        except UserError as error:
+            yield {"headline": problem(error)}
+            raise
+
+    @toasts
+    def measure(
+        self, file, question: str, model: str, start: float, p: float, rule: str, fine: str, trim: bool = False
+    ) -> Iterator[dict]:
+        """The same comparison with timings to rely on: medians of interleaved repeats."""
+        yield {"headline": status("Measuring: both ways in turn, five times each. This takes longer than a single run.")}
+        try:
+            asked = self._checked(file, question, model, start, p, rule, fine, trim)
+            with closing(self.measurement(model, *asked)) as pieces:
+                for comparison in pieces:
+                    yield shown(comparison, asked[0])
+        except UserError as error:
+            yield {"headline": problem(error)}
+            raise
+
+    def fit(self, model: str, link: str | None = None) -> dict:
+        """The controls as this model allows them, set to the method of a link or to the model's default.
+
+        Raises UserError for a method that does not fit.
+        """
+        session = self.sessions.get(model)
+        method = request.link(session.default_method if link is None else link, session.n_layers)
+        trim = isinstance(method, methods.Trim)
+        chosen = method.inner if trim else method
+        return {
+            "method": str(method),
+            "trim": trim,
+            "start": gr.update(maximum=session.n_layers - 1, value=chosen.start),
+            "p": chosen.p,
+            "rule": chosen.rule,
+            "fine": chosen.fine,
+            "about": session.about,
+        }
+
+    @toasts
+    def describe(self, *setting) -> Iterator[str]:
+        yield str(request.method(*setting))
+
+    @toasts
+    def change_model(self, model: str) -> Iterator[dict]:
+        yield self.fit(model)
+
+    @toasts
+    def restore(self, visit: gr.Request) -> Iterator[dict]:
+        """Fill the page from the address (?model=...&method=...&question=...), after checking each part."""
+        own, asked = self.sessions.given.model, dict(visit.query_params)
+        question = asked.get("question", "")[: request.MAX_QUESTION]
+        if question:
+            yield {"question": question}
+        model, link = asked.get("model", own), asked.get("method")
+        try:
+            yield {"model": model} | self.fit(model, link)
+        except UserError:
+            if (model, link) != (own, None):
+                yield self.fit(own)  # what the link asks for is refused; the controls are still the model's
+            raise
+
+    def _checked(self, file, question, model, *setting):
+        """(clip, question, method) of one request, after every check that a browser or an API client could have skipped."""
+        path, question = request.file(file), request.question(question)
+        method = request.method(*setting, n_layers=self.sessions.get(model).n_layers)
+        return self.sessions.read(model, path), question, str(method)
+
+
+def status(text: str) -> str:
+    return f'<p class="fa-status" role="status"><i></i>{html.escape(text)}</p>'
+
+
+def timed(name: str, result) -> str:
+    return f"{name} · first token after {result.prefill_sec * 1e3:,.0f} ms"
+
+
+def problem(error: UserError) -> str:
+    """Stays on the page after the toast has gone."""
+    return f'<p class="fa-status">{html.escape(str(error))}</p>'
+
+
+def shown(comparison: Comparison, clip) -> dict:
+    """Both answers and every figure of a comparison, by the box's name."""
+    vanilla, pruned = comparison.vanilla, comparison.pruned
+    return {
+        "vanilla": gr.update(value=vanilla.answer or NO_WORDS, label=timed("Vanilla", vanilla)),
+        "pruned": gr.update(value=pruned.answer or NO_WORDS, label=timed("FastAV", pruned)),
+        "headline": f'<p class="fa-headline" role="status">{html.escape(plots.headline(comparison))}</p>'
+        f'<p class="fa-conditions">{html.escape(plots.conditions(pruned))}</p>',
+        "results": gr.update(visible=True),
+        "map": plots.token_map(pruned, clip.frames),
+        "table": plots.table(comparison),
+    }
