@@ -153,6 +153,15 @@ def test_settings_travel_in_a_link(server, browser, clip):
         assert "fastav:start=3,p=40" in downloaded(page)["pruned"]["method"]
 
 
+def test_a_link_to_a_model_that_is_not_offered_is_refused_and_the_page_works_on(server, browser, clip):
+    with opened(browser, server["address"], query="/?model=qwen2.5-omni") as page:
+        expect(page.get_by_test_id("toast-body").first).to_contain_text("'qwen2.5-omni' is not offered here", timeout=60_000)
+        upload(page, clip)
+        ask(page, QUESTION)
+        answered(page)
+        assert downloaded(page)["pruned"]["model"] == "tiny"
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (1440, "dark"), (390, "light"), (390, "dark")])
 def test_the_page_fits_and_follows_the_colour_scheme(server, browser, clip, tmp_path, width, scheme):
     with opened(browser, server["address"], width=width, height=844, scheme=scheme) as page:
