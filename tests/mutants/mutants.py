@@ -220,6 +220,28 @@ MUTANTS = {
         ("a question read as an answer", r"[^.!?;:\n]*\?", r"[^.!?;:\n]*\?\?"),
         ("not sure of something else", 'r"(?! (?:what|which|who|', 'r"(?! (?:who|'),
     ],
+    ("fastav/page/request.py", "tests/test_app.py"): [
+        ("half a layer is cut off", "(isinstance(value, float) and value.is_integer())", "isinstance(value, float)"),
+        ("true is a layer", "if isinstance(value, bool) or not whole or", "if not whole or"),
+        ("a link brings settings that the page does not show", "trim, n_layers) != asked:", "trim, n_layers) is None:"),
+    ],
+    ("fastav/page/sessions.py", "tests/test_app.py"): [
+        ("a visitor loads any model", "if name not in self.offered:", "if name not in models.names():"),
+        (
+            "the operator's checkpoint goes to every model",
+            "self.given.checkpoint if name == self.given.model else None",
+            "self.given.checkpoint",
+        ),
+    ],
+    ("fastav/page/gpu.py", "tests/test_app.py"): [
+        ("a user's mistake is raised on the far side", "except UserError as error:", "except UserWarning as error:"),
+    ],
+    ("fastav/page/command.py", "tests/test_serving.py"): [
+        ("a busy port is found when gradio starts", "error.errno == errno.EADDRINUSE", "error.errno == errno.EACCES"),
+    ],
+    ("fastav/page/command.py", "tests/test_app.py"): [
+        ("weights are not looked for", 'if hasattr(models.home(name), "HUB_ID"):', 'if hasattr(models.home(name), "HUB"):'),
+    ],
 }
 
 
