@@ -188,7 +188,10 @@ def conditions(model, args: argparse.Namespace) -> dict:
     """Everything a figure needs beside it. load_average: processes that wanted a core in the minute before, ours included."""
     device = model.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
-    capability = {} if device.type == "cuda" else {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
+    if device.type == "cuda":
+        capability = {"compute_capability": ".".join(map(str, torch.cuda.get_device_capability(device)))}
+    else:
+        capability = {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
     load = {"load_average": round(os.getloadavg()[0], 2)} if hasattr(os, "getloadavg") else {}
     return {
         "machine": name,
@@ -257,7 +260,11 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--size", metavar="NAME", help=f"decoder: {', '.join(SIZES)} (default: real on CUDA, scaled on a CPU)")
     how = p.add_argument_group("how")
     how.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
-    how.add_argument("--dtype", metavar="NAME", help="float32, bfloat16 or float16 (default: bfloat16 on CUDA, float32 on CPU)")
+    how.add_argument(
+        "--dtype",
+        metavar="NAME",
+        help="float32, bfloat16 or float16 (default: bfloat16 on CUDA, float16 before Ampere, float32 on CPU)",
+    )
     how.add_argument("--attn", metavar="NAME", help="sdpa, eager or flash_attention_2 (default: sdpa)")
     how.add_argument("--threads", type=int, default=1, metavar="N", help="of a CPU (default: 1)")
     how.add_argument("--repeats", type=int, default=7, metavar="N", help="timed runs of every method, at least 2 (default: 7)")

@@ -6,12 +6,15 @@ import json
 import warnings
 from types import SimpleNamespace
 
+import fake_cuda
 import pytest
 import torch
+from fake_cuda import Card
 from transformers import Qwen2Config
 
 from eval import speed
 from fastav import cost
+from fastav.errors import UserError
 
 # A decoder of 4 layers, width 32, MLP 64, 2 heads of 16, one KV head, 100 words.
 LENGTHS = {
@@ -163,3 +166,43 @@ def test_an_earlier_result_is_not_overwritten(capsys, tmp_path):
     (tmp_path / "a.json").write_text("kept")
     assert speed.main(["--size", "tiny", "--output", str(tmp_path / "a.json")]) == 2
     assert (tmp_path / "a.json").read_text() == "kept"
+
+
+def outcome(given: list[str]):
+    """The exit code; or what would be a traceback in a terminal."""
+    threads = torch.get_num_threads()
+    try:
+        return speed.main(given)
+    except BaseException as error:
+        return repr(error)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def told(capsys) -> str:
+    """The one line on stderr that is no progress bar."""
+    lines = [line.rpartition("\r")[2] for line in capsys.readouterr().err.split("\n")]
+    (line,) = (line for line in lines if line and not line.startswith("videollama2.1-av:"))
+    return line
+
+
+def raises(error: BaseException):
+    def fail(*args, **options):
+        raise error
+
+    return fail
+
+
+def test_cuda_without_an_index_is_the_current_gpu(monkeypatch, capsys):
+    fake_cuda.install(monkeypatch, Card(), Card(), current=1)
+    monkeypatch.setattr(speed, "build", lambda size, device, dtype, attn: raises(UserError(f"{size} on {device}, {dtype}"))())
+    assert outcome(["--device", "cuda"]) == 2
+    assert told(capsys) == "error: real on cuda:1, torch.bfloat16"
+
+
+def test_a_gpus_figures_name_its_compute_capability(monkeypatch):
+    fake_cuda.install(monkeypatch, Card("Tesla T4", (7, 5)))
+    config = SimpleNamespace(_attn_implementation="sdpa")
+    model = SimpleNamespace(device=torch.device("cuda:0"), dtype=torch.float16, config=config)
+    found = speed.conditions(model, SimpleNamespace(repeats=7))
+    assert (found["machine"], found["compute_capability"], found["dtype"]) == ("Tesla T4", "7.5", "float16")

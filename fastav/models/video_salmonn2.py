@@ -167,7 +167,7 @@ class VideoSALMONN2Adapter:
         device_map: str | dict | None = None,
         attn: str | None = None,
     ):
-        self.device, dtype, attn = resolve(device, dtype, attn)
+        self.device, dtype, attn = resolve(device, dtype, attn, device_map)
         folder = locate(checkpoint, HUB_ID, revision)
         self.checkpoint = str(checkpoint or HUB_ID)
         config, weights = read_json(folder, "config.json"), Weights(folder)

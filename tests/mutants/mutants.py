@@ -65,6 +65,12 @@ MUTANTS = {
         ("weights that cannot fit are read", "if needed > free:", "if needed < 0:"),
         ("weights come as float32", "parameter.data = parameter.data.to(dtype)", "parameter.data = parameter.data.float()"),
     ],
+    ("fastav/models/adapter.py", "tests/test_adapter.py"): [
+        ("cuda is a GPU without an index", 'return torch.device("cuda", index)', "return device"),
+        ("Turing multiplies in bfloat16", "AMPERE = (8, 0)", "AMPERE = (7, 5)"),
+        ("machine code runs on any newer GPU", '(kind == "compute" or int(a) == major)', "True"),
+        ("a map asks the prompt's GPU alone", "places = range(", "places = () and range("),
+    ],
     ("fastav/methods/fastav.py", "tests/test_methods.py"): [
         (
             "top and low swapped in the global rule",
