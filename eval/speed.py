@@ -36,8 +36,8 @@ from fastav.errors import UserError
 from fastav.layout import TokenLayout, first_audio
 from fastav.methods import Method, Trim, Vanilla, lengths, parse
 from fastav.models.adapter import Inputs, resolve
+from fastav.models.placement import check_memory
 from fastav.models.video_salmonn2_inputs import align, interleaved_layout
-from fastav.models.weights import check_memory
 
 N_NEW_TOKENS = 32
 GOAL_P = 20

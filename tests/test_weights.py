@@ -1,16 +1,23 @@
 """Checkpoint files -> module. Oracle: the tensors that were written, torch's own state_dict, arithmetic on sizes."""
 
 import json
+import math
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
+import fake_cuda
+import psutil
 import pytest
 import torch
+from fake_cuda import Card
 from safetensors.torch import save_file
 from torch import nn
+from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 from fastav.errors import UserError
-from fastav.models import load_model, weights
+from fastav.models import load_model, video_salmonn2, videollama2, weights
 from fastav.models.adapter import resolve
 
 
@@ -83,6 +90,108 @@ def test_a_map_that_names_no_place_is_refused(tmp_path, tensors):
         load(tmp_path / "c", device_map={"": "cpu", "a": "disk"})
     with pytest.raises(UserError, match="unknown device map 'all'"):
         load(tmp_path / "c", device_map="all")
+
+
+def a_videollama2():
+    return videollama2.VideoLLaMA2({**videollama2.EXPECTED, **videollama2.EXPECTED_SIZES})
+
+
+def a_video_salmonn2():
+    return video_salmonn2.VideoSALMONN2(video_salmonn2.LLM, {}, video_salmonn2.Settings.of({}))
+
+
+def a_qwen2_5_omni():
+    vision = dict(depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, out_hidden_size=3584)
+    return Qwen2_5OmniThinkerForConditionalGeneration(Qwen2_5OmniThinkerConfig(vision_config=vision))
+
+
+WHOLE = {
+    "Qwen2DecoderLayer",
+    "SiglipEncoderLayer",
+    "Beats",
+    "Vision",
+    "Speech",
+    "Qwen2_5OmniDecoderLayer",
+    "Qwen2_5OmniVisionBlock",
+}
+
+
+def shares(monkeypatch, build) -> dict:
+    """Place -> bytes in bfloat16 that `load` puts there by the map "auto"; no tensor has data.
+
+    Nothing that computes as one piece may lie in two places, and what runs the model is told the same as what fills it.
+    """
+    module, placed, maps = weights.empty(build), {}, []
+    sizes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    checkpoint = SimpleNamespace(
+        files=[Path("model.safetensors")],
+        shapes=sizes,
+        dtypes=dict.fromkeys(sizes, torch.bfloat16),
+        file_of=dict.fromkeys(sizes, Path("model.safetensors")),
+        tensors=lambda file, keys, device: ((key, None) for key in keys),
+    )
+    monkeypatch.setattr(weights, "set_module_tensor_to_device", lambda module, name, place, value: placed.update({name: place}))
+    monkeypatch.setattr(weights, "dispatch_model", lambda module, found, **options: maps.append(found))
+    options = {"device": torch.device("cuda:0"), "dtype": torch.bfloat16, "device_map": "auto"}
+    weights.load(module, checkpoint, lambda key: key, **options)
+    placed = dict.fromkeys(sizes, "disk") | placed
+    for name, part in module.named_modules():
+        if type(part).__name__ in WHOLE:
+            assert len({place for key, place in placed.items() if key.startswith(f"{name}.")}) == 1, name
+    taken: dict = {}
+    for name, place in placed.items():
+        taken[place] = taken.get(place, 0) + 2 * math.prod(sizes[name])
+        assert any(maps[0].get(name[:end]) == place for end in range(len(name) + 1)), name
+    return taken
+
+
+@pytest.mark.parametrize("build", [a_videollama2, a_video_salmonn2, a_qwen2_5_omni])
+def test_auto_leaves_a_reserve_on_a_card_that_is_too_small(monkeypatch, build):
+    """By hand: of 16 GB a tenth, 1.6 GB, stays free for the run; 17 GB and more do not fit, so the rest is in main memory."""
+    fake_cuda.install(monkeypatch, Card(free=16e9))
+    found = shares(monkeypatch, build)
+    assert 0.75 * 14.4e9 < found[0] <= 14.4e9
+    assert found.keys() == {0, "cpu"} and sum(found.values()) > 16.9e9
+
+
+@pytest.mark.parametrize("free", [12e9, 23e9, 80e9])
+@pytest.mark.parametrize("build", [a_videollama2, a_video_salmonn2, a_qwen2_5_omni])
+def test_auto_gives_two_equal_cards_about_equal_shares(monkeypatch, build, free):
+    fake_cuda.install(monkeypatch, Card(free=free), Card(free=free))
+    found = shares(monkeypatch, build)
+    assert found.keys() == {0, 1}
+    assert max(found.values()) <= min(1.15 * sum(found.values()) / 2, 0.9 * free)
+    assert min(found.values()) >= 0.85 * max(found.values())
+
+
+def test_auto_fills_unequal_cards_within_their_room(monkeypatch):
+    """12 and 5 GB of room, for 17 GB with nothing to spare on either: what is left over is not forced onto them."""
+    fake_cuda.install(monkeypatch, Card(free=13.5e9), Card(free=6.5e9))
+    found = shares(monkeypatch, a_videollama2)
+    assert found[0] <= 12e9 and 4e9 <= found[1] <= 5e9 and found["cpu"] > 0
+
+
+def test_auto_goes_on_to_disk_with_a_reserve_in_main_memory_too(monkeypatch):
+    """By hand: 1.5 GB stay free of 8 and 7 GB, which are less than ten times that."""
+    fake_cuda.install(monkeypatch, Card(free=8e9), main_memory=7e9)
+    found = shares(monkeypatch, a_videollama2)
+    assert 4e9 < found[0] <= 6.5e9 and 3e9 < found["cpu"] <= 5.5e9
+    assert sum(found.values()) - found[0] - found["cpu"] == found["disk"] > 5e9
+
+
+def test_auto_uses_no_place_that_is_full(monkeypatch):
+    fake_cuda.install(monkeypatch, Card(free=1e9), Card(free=23e9))
+    assert shares(monkeypatch, a_videollama2).keys() == {1}
+    fake_cuda.install(monkeypatch, Card(free=1e9), main_memory=1e9)
+    assert shares(monkeypatch, a_videollama2).keys() == {"disk"}
+
+
+def test_what_torch_keeps_of_a_card_is_free(monkeypatch):
+    """18 GB that an earlier model left to torch's own pool, and 2 that it gave back: all 17 GB fit."""
+    fake_cuda.install(monkeypatch, Card(free=2e9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device=None: int(19e9))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device=None: int(1e9))
+    assert shares(monkeypatch, a_videollama2).keys() == {0}
 
 
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
@@ -165,7 +274,7 @@ def test_code_in_a_bin_file_is_not_run(tmp_path):
 
 
 def test_weights_that_do_not_fit_are_refused_before_reading(tmp_path, tensors, monkeypatch):
-    monkeypatch.setattr(weights, "free_bytes", lambda device: 80)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=80))
     with pytest.raises(UserError, match=r"take 0.0 GB in float32, and 0.0 GB are free on cpu"):
         load(write(tmp_path / "c", tensors))  # 43 numbers of 4 bytes
     load(tmp_path / "c", dtype=torch.float8_e4m3fn)  # 43 bytes

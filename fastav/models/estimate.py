@@ -9,7 +9,8 @@ import torch
 
 from fastav import models
 from fastav.models.adapter import resolve
-from fastav.models.weights import Weights, describes, free_bytes, locate, n_bytes, read_json
+from fastav.models.placement import free_bytes
+from fastav.models.weights import Weights, describes, locate, n_bytes, read_json
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import torch
-from accelerate import dispatch_model, infer_auto_device_map, init_empty_weights
+from accelerate import dispatch_model, init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
@@ -25,6 +24,7 @@ from torch import nn
 from tqdm import tqdm
 
 from fastav.errors import UserError
+from fastav.models.placement import Placement, check_memory
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _SAFETENSORS_DTYPES = dict(zip(("F64", "F32", "F16", "BF16"), _FLOATS, strict=True))
@@ -146,8 +146,9 @@ def load(
 
     rename       checkpoint key -> name in `module.state_dict()`, or None for a key that is deliberately ignored.
     original     the other way round, for naming a key that is missing.
-    device_map   None: everything on `device`. "auto": over all GPUs, then main memory, then disk. A dict of module name ->
-                 device, "cpu" or "disk", as accelerate has it; what lies on disk stays in the checkpoint's own files.
+    device_map   None: everything on `device`. "auto": over all GPUs, then main memory, then disk, with memory for the run left
+                 free (see placement.py). A dict of module name -> device, "cpu" or "disk", as accelerate has it; what lies on
+                 disk stays in the checkpoint's own files.
     Raises UserError naming keys that are missing, unknown or of another shape, or when the weights cannot fit.
     """
     names = {key: rename(key) for key in weights.shapes}
@@ -155,7 +156,7 @@ def load(
     for parameter in module.parameters():  # a tensor takes its placeholder's dtype, also each time it comes back from disk
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
-    placed = _placement(module, device, dtype, device_map)
+    placed = Placement(module, device, dtype, device_map)
     wanted = {key: name for key, name in names.items() if name is not None}
     if device_map is None:
         check_memory(n_bytes(weights, wanted, dtype), device, dtype)
@@ -188,39 +189,6 @@ def n_bytes(weights: Weights, keys, dtype: torch.dtype) -> int:
     return sum(math.prod(weights.shapes[key]) for key in keys) * dtype.itemsize
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device now. What torch keeps of a GPU for its own use is free, too."""
-    if device.type != "cuda":
-        return psutil.virtual_memory().available
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + kept
-
-
-class _placement:  # noqa: N801  (used like a function)
-    """Parameter name -> device, from a device map; `map` is the whole of it. Raises UserError for a map that misses some."""
-
-    def __init__(self, module: nn.Module, device, dtype, device_map):
-        if device_map is not None and device.type == "cpu" and torch.cuda.is_available():
-            raise UserError("a device map on a machine with a GPU needs a CUDA device for the prompt; leave out device cpu")
-        self.map = {"": device} if device_map is None else device_map
-        if isinstance(device_map, str):
-            if device_map != "auto":
-                raise UserError(f"unknown device map {device_map!r}; allowed: auto, or a dict of module name -> device")
-            whole = {c for m in module.modules() for c in getattr(m, "_no_split_modules", None) or ()}
-            self.map = infer_auto_device_map(module, dtype=dtype, no_split_module_classes=sorted(whole))
-        if "" in self.map and len(self.map) > 1:
-            raise UserError("the device map gives '' (the whole model) beside parts of it; name either the whole or every part")
-        for name in module.state_dict():
-            self(name)
-
-    def __call__(self, name: str):
-        parts = name.split(".")
-        for i in range(len(parts), -1, -1):
-            if (prefix := ".".join(parts[:i])) in self.map:
-                return self.map[prefix]
-        raise UserError(f"the device map has no place for {name}; it names {', '.join(self.map)}")
-
-
 def _check_keys(module: nn.Module, weights: Weights, names: dict[str, str | None], original: Callable[[str], str]) -> None:
     """All names of the module are given once, in its shapes and as floating-point numbers, and nothing else is."""
     expected = module.state_dict()
@@ -248,16 +216,6 @@ def _check_keys(module: nn.Module, weights: Weights, names: dict[str, str | None
     ]
     if told:
         raise UserError(f"{weights.folder} does not hold this model's weights; {'; '.join(told)}")
-
-
-def check_memory(needed: int, device: torch.device, dtype: torch.dtype) -> None:
-    """Raises UserError when weights of `needed` bytes are more than is free on the device."""
-    free = free_bytes(device)
-    if needed > free:
-        raise UserError(
-            f"the weights take {needed / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')}, and {free / 1e9:.1f} GB are free "
-            f"on {device}; a 16-bit dtype, another device or device_map='auto' may fit"
-        )
 
 
 def _weight_files(folder: Path) -> list[Path]:

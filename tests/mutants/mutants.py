@@ -62,8 +62,13 @@ MUTANTS = {
             "map_location=device, weights_only=True, mmap=True",
             "map_location=device, weights_only=False, mmap=True",
         ),
-        ("weights that cannot fit are read", "if needed > free:", "if needed < 0:"),
         ("weights come as float32", "parameter.data = parameter.data.to(dtype)", "parameter.data = parameter.data.float()"),
+    ],
+    ("fastav/models/placement.py", "tests/test_weights.py"): [
+        ("weights that cannot fit are read", "if needed > free:", "if needed < 0:"),
+        ("nothing is left free for the run", "n - max(n // 10, 1_500_000_000)", "n"),
+        ("the first card is filled before the second", "for _ in range(10):", "for _ in range(0):"),
+        ("a layer lies on two cards", "no_split_module_classes=whole", "no_split_module_classes=[]"),
     ],
     ("fastav/models/adapter.py", "tests/test_adapter.py"): [
         ("cuda is a GPU without an index", 'return torch.device("cuda", index)', "return device"),
