@@ -9,16 +9,24 @@ Letters: n tokens, d model width, m MLP width, H query heads, G key/value heads,
 
 from __future__ import annotations
 
+import os
+import re
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from importlib import import_module
+from typing import BinaryIO
 
 import torch
 from torch import nn
 from transformers import MODEL_MAPPING, LogitsProcessor, PreTrainedModel
 
 from fastav.errors import UserError
+
+_STDERR = threading.Lock()  # see _without_profiler_lines
 
 # Elementwise or reducing operations, which by convention cost nothing beside matrix products. Anything else must be counted.
 _FREE_OPS = {
@@ -131,29 +139,31 @@ def kv_bytes(cache, lengths: Sequence[int]) -> int:
 class Clock(LogitsProcessor):
     """Ticks once per forward, in the thread that generates: give it to `generate` as the last logits processor.
 
-    After generate, `seconds()` is [prefill to first logits, then one gap per later token]. On CUDA it records events
-    and waits once, at the end. It also notices NaN logits, which would otherwise become a confident wrong answer.
+    After generate, `seconds()` is [prefill to first logits, then one gap per later token]. On CUDA it records events of `device`,
+    where the prompt is, and waits once, at the end. It also notices NaN logits, which would otherwise become a confident wrong
+    answer.
     """
 
     def __init__(self, device: torch.device):
+        self.device = device
         self.cuda = device.type == "cuda"
         self.nan = torch.zeros((), dtype=torch.bool, device=device)
         self.ticks: list = []
 
     def start(self) -> None:
         if self.cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
         self._tick()
 
     def __call__(self, input_ids, scores):
+        self.nan = self.nan | scores.isnan().any().to(self.nan.device)  # `device` waits for the card that the logits are on
         self._tick()
-        self.nan = self.nan | scores.isnan().any()
         return scores
 
     def _tick(self) -> None:
         if self.cuda:
             event = torch.cuda.Event(enable_timing=True)
-            event.record()
+            event.record(torch.cuda.current_stream(self.device))  # without a stream: of the thread's current device
             self.ticks.append(event)
         else:
             self.ticks.append(time.perf_counter())
@@ -163,10 +173,10 @@ class Clock(LogitsProcessor):
         if bool(self.nan):
             raise UserError(
                 "the model computed NaN logits, so it has no answer; float16 with eager attention does this: "
-                "use dtype bfloat16 or float32"
+                "use sdpa, or dtype bfloat16 or float32"
             )
         if self.cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
             return [a.elapsed_time(b) / 1e3 for a, b in zip(self.ticks, self.ticks[1:], strict=False)]
         return [b - a for a, b in zip(self.ticks, self.ticks[1:], strict=False)]
 
@@ -178,20 +188,68 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> tuple[int, i
     process's resident memory does not; the profiler slows the run, so never time it.
     """
     if device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         run()
-        torch.cuda.synchronize()
-        total = torch.cuda.max_memory_allocated()
+        torch.cuda.synchronize(device)
+        total = torch.cuda.max_memory_allocated(device)
         return total - before, total
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+    with _without_profiler_lines():
+        profiler.start()
+    try:
         run()
+    finally:
+        with _without_profiler_lines():
+            profiler.stop()
     current = peak = 0
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     for event in sorted(events, key=lambda e: e.start_ns()):
         current += event.nbytes()
         peak = max(peak, current)
     return peak, None
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """How much memory could not be had ("2.00 GiB", or "some bytes" where the error does not say); None for any other error.
+
+    torch says it in several ways: OutOfMemoryError on a GPU, RuntimeError from its CPU allocator, CUDA and cuBLAS.
+    """
+    told = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(words in str(error) for words in told):
+        return None
+    found = re.search(r"allocate ([\d.]*\d) (\w+)", str(error))
+    if found is None:
+        return "some bytes"
+    return f"{int(found[1]) / 1e6:,.1f} MB" if found[2] == "bytes" else f"{found[1]} {found[2]}"
+
+
+@contextmanager
+def _without_profiler_lines() -> Iterator[None]:
+    """What the process writes to its standard error inside this waits in a file, and comes out at the end without the lines in
+    which torch's profiler says that it starts or stops ("USDT:...").
+
+    They come from C++: sys.stderr does not see them, and no log level leaves them out. Lines of other threads come out some
+    hundredths of a second late; a process that another thread starts meanwhile keeps the file as its standard error. One thread
+    at a time: a second one would take the first one's file for the standard error, and leave it there.
+    """
+    with _STDERR, tempfile.TemporaryFile() as held, ExitStack() as at_end:
+        with suppress(OSError):  # nobody reads a standard error that is closed
+            stderr = os.dup(2)
+            at_end.callback(_let_out, held, stderr)
+            os.dup2(held.fileno(), 2)
+        yield
+
+
+def _let_out(held: BinaryIO, stderr: int) -> None:
+    """Give the standard error its own file descriptor back, and what it missed."""
+    os.dup2(stderr, 2)
+    os.close(stderr)
+    held.seek(0)
+    rest = re.sub(rb"USDT:[^\n]*\n", b"", held.read())
+    with suppress(OSError):  # its reader has gone
+        while rest:
+            rest = rest[os.write(2, rest) :]

@@ -1,5 +1,9 @@
 """FLOPs against the paper's table, fvcore and each other; bytes and peaks by hand. No weights anywhere."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import random_qwen2
@@ -10,6 +14,7 @@ from fastav import cost
 from fastav.layout import TokenLayout, first_audio
 from fastav.methods import FastAV, lengths
 
+ROOT = Path(__file__).resolve().parents[1]
 QWEN2_7B = Qwen2Config(
     vocab_size=152064,
     hidden_size=3584,
@@ -99,6 +104,139 @@ def test_peak_memory_on_cpu_is_the_running_sum_of_allocations():
     peaks = [cost.peak_memory(run, torch.device("cpu"))[0] for _ in range(2)]
     assert peaks[0] == peaks[1]
     assert peaks[0] == pytest.approx(8e6, rel=1e-3)
+
+
+def stderr_of(body: str) -> str:
+    """Everything that a process writes to its standard error while it measures `peak(run)`; `body` is its program."""
+    program = "\n".join(
+        [
+            "import io, os, sys, threading, time, torch",
+            "from fastav import cost",
+            "peak = lambda run: cost.peak_memory(run, torch.device('cpu'))[0]",
+            "run = lambda: torch.zeros(1000, 1000) + 1",
+            body,
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_measuring_a_peak_writes_nothing_to_stderr():
+    """torch's profiler does, below Python, into progress bars; also where Python's own stderr is no file."""
+    assert stderr_of("peak(run); sys.stderr = io.StringIO(); peak(run); assert sys.stderr.getvalue() == ''") == ""
+
+
+def test_stderr_is_as_before_when_the_measured_run_fails():
+    body = """
+def fails():
+    print("inside", file=sys.stderr)
+    raise ValueError
+try:
+    peak(fails)
+except ValueError:
+    print("after", file=sys.stderr)
+"""
+    assert stderr_of(body) == "inside\nafter\n"
+
+
+def test_what_other_threads_write_while_a_peak_is_measured_arrives():
+    body = """
+done = threading.Event()
+def write():
+    i = 0
+    while not done.is_set():
+        os.write(2, b"line %d\\n" % i)
+        i += 1
+        time.sleep(1e-4)
+    os.write(2, b"end %d" % i)
+thread = threading.Thread(target=write)
+thread.start()
+for _ in range(5):
+    peak(run)
+done.set()
+thread.join()
+"""
+    *lines, last = stderr_of(body).splitlines()  # some come late
+    assert sorted(lines) == sorted(f"line {i}" for i in range(len(lines))) and last == f"end {len(lines)}" and len(lines) > 20
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What torch.cuda is asked for, and of which device, on a machine whose current GPU is cuda:0."""
+    found = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self, stream="current stream"):
+            found.append(("record", stream))
+
+        def elapsed_time(self, later):
+            return 1500.0
+
+    def answer(name, value=None):
+        return lambda device=None: found.append((name, device)) or (value(device) if value else None)
+
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *size, device=None, **options: zeros(*size, **options))
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: f"stream of {device}")
+    for name in ("synchronize", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, answer(name))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", answer("memory_allocated", lambda device: 100))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", answer("max_memory_allocated", lambda device: 160))
+    return found
+
+
+def test_the_clock_is_of_the_prompts_gpu(asked):
+    """In a thread of its own the current GPU is cuda:0, wherever the model is: an event there passes at once.
+
+    Logits may be on a third card: something of them has to arrive before the clock ticks.
+    """
+    second = torch.device("cuda:1")
+
+    class Logits:
+        isnan = any = lambda self: self
+
+        def to(self, device):
+            asked.append("arrived")
+            return torch.zeros((), dtype=torch.bool)
+
+    clock = cost.Clock(second)
+    clock.start()
+    clock(None, Logits())
+    assert clock.seconds() == [1.5]
+    record = ("record", "stream of cuda:1")
+    assert asked == [("synchronize", second), record, "arrived", record, ("synchronize", second)]
+
+
+def test_peak_memory_is_of_the_given_gpu(asked):
+    second = torch.device("cuda:1")
+    assert cost.peak_memory(lambda: asked.append("run"), second) == (60, 160)
+    assert [name if name == "run" else name[0] for name in asked] == [
+        *("synchronize", "reset_peak_memory_stats", "memory_allocated", "run", "synchronize", "max_memory_allocated")
+    ]
+    assert {name[1] for name in asked if name != "run"} == {second}
+
+
+def test_out_of_memory_says_how_much_was_asked_for():
+    """The CPU allocator's words are its own, here; those of a GPU are torch's, written down."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(10**15)
+    assert cost.out_of_memory(caught.value) == "4,000,000,000.0 MB"
+    on_gpu = torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 15.77 GiB of which 1.02 GiB is free."
+    )
+    assert cost.out_of_memory(on_gpu) == "2.50 GiB"
+    for unknown in (
+        MemoryError(),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ):
+        assert cost.out_of_memory(unknown) == "some bytes"
+    assert cost.out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
 
 
 def test_clock_ticks_once_per_forward_and_names_nan_logits():
