@@ -11,33 +11,38 @@ stdout; the last line of stdout is one JSON document (also --output).
 """
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+try:  # torch and transformers take seconds: Ctrl-C then ends as it does later
+    from pathlib import Path
 
-import argparse
-import json
-import os
-import platform
-import statistics
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.metadata import version
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
-import torch
-from tqdm import tqdm
-from transformers import AutoModelForCausalLM, DynamicCache, Qwen2Config
+    import argparse
+    import json
+    import os
+    import platform
+    import statistics
+    import warnings
+    from collections.abc import Callable
+    from dataclasses import dataclass
+    from importlib.metadata import version
 
-from fastav import cost, engine
-from fastav.decoder import cache_keyword, decoder_layers
-from fastav.errors import UserError
-from fastav.layout import TokenLayout, first_audio
-from fastav.methods import Method, Trim, Vanilla, lengths, parse
-from fastav.models.adapter import Inputs, resolve
-from fastav.models.placement import check_memory
-from fastav.models.video_salmonn2_inputs import align, interleaved_layout
+    import numpy as np
+    import torch
+    from tqdm import tqdm
+    from transformers import AutoModelForCausalLM, DynamicCache, Qwen2Config
+
+    from fastav import cost, engine
+    from fastav.decoder import cache_keyword, decoder_layers
+    from fastav.errors import UserError
+    from fastav.layout import TokenLayout, first_audio
+    from fastav.methods import Method, Trim, Vanilla, lengths, parse
+    from fastav.models.adapter import Inputs, resolve
+    from fastav.models.placement import check_memory
+    from fastav.models.video_salmonn2_inputs import align, interleaved_layout
+except KeyboardInterrupt:
+    print("interrupted", file=sys.stderr)
+    sys.exit(130)
 
 N_NEW_TOKENS = 32
 GOAL_P = 20
@@ -252,7 +257,8 @@ def parser() -> argparse.ArgumentParser:
         prog="python eval/speed.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="exit code: 0 done, whether the goal was met or not; 2 something to fix (one line on stderr says what)",
+        epilog="exit code: 0 done, whether the goal was met or not; 2 something to fix (one line on stderr says what); "
+        "130 interrupted",
     )
     what = p.add_argument_group("what")
     what.add_argument("--model", default="videollama2.1-av", metavar="NAME", help=f"token counts of: {', '.join(MODELS)}")
@@ -279,6 +285,15 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if (needed := cost.out_of_memory(error)) is None:
+            raise
+        helps = "a smaller --size, a 16-bit --dtype, --attn sdpa or a --device with more free memory"
+        print(f"error: out of memory: {needed} more were needed; {helps} may help", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -291,8 +306,9 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--p takes whole percents from 0 to 100 with commas between, got {args.p!r}")
     if args.repeats < 2 or args.threads < 1:
         raise UserError(f"--repeats must be at least 2 and --threads at least 1, got {args.repeats} and {args.threads}")
-    if args.output and (args.output.exists() or not args.output.resolve().parent.is_dir()):
-        raise UserError(f"--output {args.output}: it must be a new file in a folder that exists")
+    if args.output:
+        write(args.output, "")  # now, not after an hour
+        args.output.unlink()
     device, dtype, attn = resolve(args.device, args.dtype, args.attn)
     size = args.size or ("real" if device.type == "cuda" else "scaled")
     if device.type == "cpu":
@@ -318,9 +334,34 @@ def run(args: argparse.Namespace) -> None:
         "goal": goal(records, device) if (args.model, size) in GOALS[device.type] else None,
     }
     text = json.dumps(document)
-    if args.output:
-        args.output.write_text(text + "\n")
-    print(f"{table(document)}\n{text}")
+    try:
+        show(f"{table(document)}\n{text}")
+    finally:  # figures that could not be shown may still be written
+        if args.output:
+            write(args.output, text + "\n")
+
+
+def show(text: str) -> None:
+    """A line of stdout. Raises UserError where it cannot be written."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more when it ends
+        raise UserError(f"the figures could not be written to stdout: {error.strerror}") from error
+
+
+def write(path: Path, text: str) -> None:
+    """A new file, or none. Raises UserError where it cannot be made or does not hold the whole text."""
+    try:
+        path.touch(exist_ok=False)
+        try:
+            path.write_text(text)
+        except BaseException:
+            path.unlink()
+            raise
+    except OSError as error:
+        needs = "it must be a new file in a folder that exists and has room"
+        raise UserError(f"--output {path}: {needs} ({error.strerror})") from error
 
 
 def build(size: str, device: torch.device, dtype: torch.dtype, attn: str):

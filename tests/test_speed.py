@@ -1,9 +1,15 @@
 """The speed command at its smallest size. Oracle: arithmetic by hand on lengths, FLOPs and bytes; never the timings."""
 
 import contextlib
+import errno
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import fake_cuda
@@ -15,6 +21,9 @@ from transformers import Qwen2Config
 from eval import speed
 from fastav import cost
 from fastav.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = ["--device", "cpu", "--size", "tiny", "--repeats", "2", "--p", "20"]
 
 # A decoder of 4 layers, width 32, MLP 64, 2 heads of 16, one KV head, 100 words.
 LENGTHS = {
@@ -206,3 +215,92 @@ def test_a_gpus_figures_name_its_compute_capability(monkeypatch):
     model = SimpleNamespace(device=torch.device("cuda:0"), dtype=torch.float16, config=config)
     found = speed.conditions(model, SimpleNamespace(repeats=7))
     assert (found["machine"], found["compute_capability"], found["dtype"]) == ("Tesla T4", "7.5", "float16")
+
+
+@pytest.mark.parametrize(
+    ("error", "needed"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total ..."), "2.50 GiB"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8000000 bytes."), "8.0 MB"),
+        (MemoryError(), "some bytes"),
+    ],
+)
+@pytest.mark.parametrize("part", ["build", "measure"])
+def test_out_of_memory_is_one_line_that_says_what_helps(monkeypatch, capsys, part, error, needed):
+    monkeypatch.setattr(speed, part, raises(error))
+    assert outcome(QUICK) == 2
+    said = told(capsys)
+    assert said.startswith(f"error: out of memory: {needed} more were needed; a smaller --size,") and "--dtype" in said
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(speed, "build", raises(RuntimeError("mat1 and mat2 shapes cannot be multiplied")))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        speed.main(QUICK)
+
+
+def test_an_output_that_cannot_be_made_is_named_before_anything_is_measured(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(speed, "build", raises(AssertionError("too late")))
+    for path in (tmp_path / ("x" * 300), tmp_path / "no" / "a.json", tmp_path, Path(__file__) / "a.json"):
+        assert outcome([*QUICK, "--output", str(path)]) == 2
+        assert "it must be a new file in a folder that exists" in told(capsys)
+    monkeypatch.setattr(speed, "build", raises(UserError("in time")))
+    assert outcome([*QUICK, "--output", str(tmp_path / "a.json")]) == 2
+    assert told(capsys) == "error: in time" and not list(tmp_path.iterdir())
+
+
+def test_figures_that_a_full_disk_does_not_take_are_shown(monkeypatch, capsys, tmp_path):
+    write = Path.write_text
+
+    def full(path, text):
+        write(path, text[:10])
+        if text:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert outcome([*QUICK, "--output", str(tmp_path / "a.json")]) == 2
+    out, err = capsys.readouterr()
+    assert err.splitlines()[-1].startswith("error: --output ") and "No space left on device" in err
+    assert "Traceback" not in err and json.loads(out.splitlines()[-1])["methods"]
+    assert not list(tmp_path.iterdir())  # no half of a document
+
+
+def test_figures_that_stdout_does_not_take_are_written(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "eval/speed.py", *QUICK, "--output", str(tmp_path / "a.json")]
+    done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1] == "error: the figures could not be written to stdout: Broken pipe"
+    assert json.loads((tmp_path / "a.json").read_text())["methods"]
+
+
+@pytest.mark.parametrize("module", ["numpy", "torch", "transformers"])
+def test_ctrl_c_while_libraries_are_imported_is_one_line(module):
+    """The signal comes when `module` is first asked for."""
+    program = f"""
+import os, runpy, signal, sys
+class Interrupt:
+    def find_spec(name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt)
+runpy.run_path("eval/speed.py", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+def test_ctrl_c_while_measuring_is_one_line(tmp_path):
+    command = [sys.executable, "eval/speed.py", *QUICK, "--repeats", "9999", "--output", str(tmp_path / "a.json")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        seen = b""
+        while b" 2/" not in seen:  # of the progress bar
+            seen += (byte := running.stderr.read(1))
+            assert byte, seen
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate()
+    assert (running.returncode, out) == (130, b"")
+    assert err.splitlines()[-1] == b"interrupted" and b"Traceback" not in err
+    assert not list(tmp_path.iterdir())
