@@ -6,22 +6,46 @@
     python -m fastav check --model videollama2.1-av --checkpoint DIR
 
 Answers and figures go to stdout (with --json: the record alone), progress to stderr. A problem you can fix is one line
-on stderr and exit code 2.
+on stderr and exit code 2; Ctrl-C is the line "interrupted" and 130.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import os
+import signal
 import sys
-from pathlib import Path
 
-from fastav.errors import UserError
-from fastav.models import arguments
+# What takes time to import is imported inside of `main`, which looks after Ctrl-C.
 
 
 def main(argv: list[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
+    """The exit code. Without `argv` this is the program: its arguments are `sys.argv`'s, and Ctrl-C ends the process."""
+    if argv is not None:
+        return _run(argv)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupted)
+    try:
+        try:
+            return _run(sys.argv[1:])
+        finally:
+            print(end="", flush=True)  # a reader that has left is met here and not on the interpreter's way out
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said: taking the process down is not to be interrupted
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        return 141  # as programs end that know nothing of a closed pipe: 128 + SIGPIPE
+
+
+def _interrupted(signum, frame) -> None:
+    """No KeyboardInterrupt: one raised in the midst of torch's import aborts the process, and callbacks of libraries lose it."""
+    os.write(2, b"interrupted\n")
+    os._exit(128 + signum)
+
+
+def _run(argv: list[str]) -> int:
+    from fastav.errors import UserError
+
     try:
         if argv[:1] == ["calibrate"]:
             return calibrate(_calibrate_parser().parse_args(argv[1:]))
@@ -33,9 +57,13 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
-def ask(options: argparse.Namespace) -> int:
+def ask(options) -> int:
     """Both answers and the table, or the record as JSON."""
+    import json
+    from pathlib import Path
+
     from fastav import methods, models
+    from fastav.errors import UserError
 
     methods.parse(options.method)  # names are checked before anything heavy is loaded
     models.check_name(options.model)
@@ -67,7 +95,7 @@ def ask(options: argparse.Namespace) -> int:
     return 0
 
 
-def calibrate(options: argparse.Namespace) -> int:
+def calibrate(options) -> int:
     """Roll attention out over clips, write the plan, print what it keeps."""
     session = _load(options)
     plan = session.calibrate(
@@ -80,9 +108,10 @@ def calibrate(options: argparse.Namespace) -> int:
     return 0
 
 
-def check(options: argparse.Namespace) -> int:
+def check(options) -> int:
     """Compare a checkpoint with what its adapter expects and run one clip through it. Exit code 1 where something differs."""
     from fastav.check import check
+    from fastav.models import arguments
 
     passed = True
     for line in check(options.model, options.checkpoint, **arguments.options(options)):
@@ -93,6 +122,7 @@ def check(options: argparse.Namespace) -> int:
 
 def _load(options):
     from fastav import models, session
+    from fastav.models import arguments
 
     if hasattr(models.home(options.model), "HUB_ID"):
         from fastav.models.estimate import estimate
@@ -107,10 +137,12 @@ def _progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _ask_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m fastav", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _ask_parser():
+    from argparse import RawDescriptionHelpFormatter
+
+    from fastav.models import arguments
+
+    parser = _parser("", __doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("clip", help="video or audio file")
     parser.add_argument("question", help="what to ask about it")
     parser.add_argument(
@@ -123,8 +155,10 @@ def _ask_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _calibrate_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m fastav calibrate", description=calibrate.__doc__)
+def _calibrate_parser():
+    from fastav.models import arguments
+
+    parser = _parser("calibrate", calibrate.__doc__)
     parser.add_argument("--clips", type=int, default=100, metavar="N", help="number of clips (default: 100, as in the paper)")
     parser.add_argument(
         "--keep", type=float, default=0.42, metavar="F", help="fraction of audio and video tokens to keep (default: 0.42)"
@@ -141,10 +175,20 @@ def _calibrate_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m fastav check", description=check.__doc__)
+def _check_parser():
+    from fastav.models import arguments
+
+    parser = _parser("check", check.__doc__)
     arguments.add(parser)
     return parser
+
+
+def _parser(command: str, description: str, **settings):
+    """Named as it was called: `fastav` where that is installed, else by its module."""
+    import argparse
+
+    program = "fastav" if os.path.basename(sys.argv[0]).partition(".")[0] == "fastav" else "python -m fastav"
+    return argparse.ArgumentParser(prog=f"{program} {command}".strip(), description=description, **settings)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,12 @@ it cannot.
 """
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +99,62 @@ def test_calibrate_writes_a_plan_that_the_method_accepts(clips, tmp_path, capsys
     kept = np.array(record["pruned"]["layers_seen"])
     assert (kept > 4).sum() == record["pruned"]["lengths"][4] == 33 + record["pruned"]["tokens_before"]["text"]
     assert main(["calibrate", "--keep", "0", "--output", str(plan)]) == 2
+
+
+ASK = ("assets/examples/dog_car.mp4", "Is the dog visible in the video?", "--measure", "--repeats", "99")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seen", "seconds"),
+    [
+        (ASK, r"import time:.* fastav\.errors\n", 0),
+        (ASK, r"import time:.* torch\._C\n", 0.1),
+        (ASK, r"import time:.* transformers\n", 0.2),
+        (ASK, "loading tiny", 0),
+        (ASK, "measuring", 1.5),
+        (("calibrate", "--clips", "9999", "--output", "{}/plan.json"), "clip 2 of", 0.1),
+        (("check",), r"import time:.* fastav\.check\n", 0),
+    ],
+)
+def test_ctrl_c_ends_every_command_with_one_line_and_130_at_any_moment(tmp_path, arguments, seen, seconds):
+    """`seen`: a line on stderr, where Python also reports every module as soon as it is imported (-X importtime)."""
+    command = [sys.executable, "-X", "importtime", "-m", "fastav", *(a.format(tmp_path) for a in arguments)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert any(re.match(seen, line) for line in process.stderr)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    said = [line for line in err.splitlines() if not line.startswith(("import time:", "USDT:"))]
+    assert (process.returncode, said[-1:]) == (130, ["interrupted"]), err[-500:]
+    assert "Traceback" not in err and "vanilla" not in out
+
+
+@pytest.mark.parametrize("arguments", [("--help",), (*ASK[:2], "--json"), ("check",)], ids=["help", "ask", "check"])
+def test_a_reader_that_leaves_gets_no_traceback(arguments):
+    command = [sys.executable, "-m", "fastav", *arguments]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=ROOT, env=buffered, text=True, **pipes)
+    process.stdout.close()
+    err = process.stderr.read()
+    assert (process.wait(timeout=60), "Traceback" in err, "BrokenPipeError" in err) == (141, False, False), err
+
+
+@pytest.mark.parametrize(
+    ("called", "command", "usage"),
+    [
+        ("/opt/bin/fastav", ["--help"], "usage: fastav [-h]"),
+        ("/opt/bin/fastav", ["calibrate", "--help"], "usage: fastav calibrate [-h]"),
+        ("C:/Scripts/fastav.exe", ["check", "--help"], "usage: fastav check [-h]"),
+        ("/lib/fastav/__main__.py", ["check", "--help"], "usage: python -m fastav check [-h]"),
+        ("pytest", ["--help"], "usage: python -m fastav [-h]"),
+    ],
+)
+def test_the_program_is_named_as_it_was_called(capsys, monkeypatch, called, command, usage):
+    monkeypatch.setattr(sys, "argv", [called, *command])
+    with pytest.raises(SystemExit, match="0"):
+        main(command)
+    assert capsys.readouterr().out.startswith(usage)
