@@ -28,6 +28,7 @@ class TokenLayout:
     rule_keep  bool [N] or None: the media tokens that the model's own global rule keeps (set by its adapter).
     influence  float32 [N] or None: calibrated rollout value per token (set from a plan), for "informative" rules.
     request_id what identifies clip and question; seeds the random rules.
+    model      name of the model whose adapter made it, "" where none did; a plan of another model is refused.
     """
 
     kind: np.ndarray
@@ -37,6 +38,7 @@ class TokenLayout:
     rule_keep: np.ndarray | None = None
     influence: np.ndarray | None = None
     request_id: str = field(default="", compare=False)
+    model: str = ""
 
     @classmethod
     def of(cls, *segments: tuple) -> TokenLayout:
@@ -102,7 +104,7 @@ class TokenLayout:
         return {name: int((kind == i).sum()) for i, name in enumerate(KINDS) if name != "pad" or (self.kind == PAD).any()}
 
     def with_facts(self, **facts) -> TokenLayout:
-        """The same layout with rule_keep, influence or request_id filled in."""
+        """The same layout with rule_keep, influence, request_id or model filled in."""
         return replace(self, **facts)
 
     def subset(self, keep: np.ndarray) -> TokenLayout:

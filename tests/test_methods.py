@@ -1,8 +1,12 @@
 """Methods against arithmetic by hand and against plain set rules. What they do to a model is test_engine.py's matter."""
 
+import json
 import random
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +18,8 @@ from fastav.errors import UserError
 from fastav.layout import TokenLayout, first_audio, first_frames
 from fastav.methods import FastAV, Vanilla, lengths, parse
 from fastav.plan import Plan
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def global_removed(layout, **settings):
@@ -102,6 +108,79 @@ def test_plan_keeps_offsets_above_its_threshold_and_nothing_beyond_the_curve(tmp
     assert global_removed(layout, plan=str(tmp_path / "plan.json")) == [5, 7, 8]
     with pytest.raises(UserError, match="cannot use .*missing.json as a plan"):
         FastAV(plan=str(tmp_path / "missing.json")).cuts(layout, 4)
+
+
+def plan_file(folder, **fields):
+    """A plan of model "m", start 3 of 6 layers, that keeps two of four offsets, with other fields in place of its own."""
+    record = {"model": "m", "start": 3, "n_layers": 6, "statistic": "column", "alpha": 0.5, "n_clips": 1, "keep": 0.5}
+    record |= {"threshold": 0.3, "curve": [0.5, 0.3, 0.2, 0.1], "uniform": [0.0] * 4, **fields}
+    (folder / "plan.json").write_text(json.dumps(record))
+    return str(folder / "plan.json")
+
+
+@pytest.mark.parametrize(
+    ("settings", "n_layers", "message"),
+    [
+        ({"start": 2}, 6, "is a plan for start 3, not 2; allowed: a plan of the same model"),
+        ({}, 8, "is a plan for start 3, not 4 and for layers 6, not 8"),
+        ({"start": 3}, 7, "is a plan for layers 6, not 7"),
+    ],
+)
+def test_a_plan_of_another_start_or_number_of_layers_is_refused(tmp_path, layout, settings, n_layers, message):
+    path = plan_file(tmp_path)
+    assert FastAV(plan=path).cuts(layout, 6)[2][0].n_removed == 54 - 2
+    with pytest.raises(UserError, match=re.escape(f"{path} {message}")):
+        FastAV(plan=path, **settings).cuts(layout, n_layers)
+
+
+def test_a_layout_says_whose_plan_it_takes_and_a_plan_without_a_number_of_layers_is_held_to_its_start(tmp_path, layout):
+    path = plan_file(tmp_path)
+    with pytest.raises(UserError, match="is a plan for model m, not tiny; allowed: a plan of the same model"):
+        FastAV(plan=path).cuts(layout.with_facts(model="tiny"), 6)
+    FastAV(plan=path).cuts(layout.with_facts(model="m"), 6)
+    FastAV(plan=plan_file(tmp_path, n_layers=None), start=3).cuts(layout, 7)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"threshold": float("nan")},
+        {"curve": [0.5, 0.3, float("inf"), 0.1]},
+        {"curve": ["a", 0.3, 0.2, 0.1]},
+        {"curve": []},
+        {"curve": [0.5]},
+        {"curve": [10**400, 0.3, 0.2, 0.1]},
+        {"start": "3"},
+        {"start": 0},
+        {"model": None},
+    ],
+    ids=str,
+)
+def test_a_plan_that_no_calibration_can_have_made_is_refused(tmp_path, layout, fields):
+    path = plan_file(tmp_path, **fields)
+    try:
+        outcome = FastAV(plan=path).cuts(layout, 6)
+    except Exception as error:
+        outcome = error
+    assert isinstance(outcome, UserError) and f"cannot use {path} as a plan" in str(outcome), repr(outcome)[:200]
+
+
+def test_a_plan_appears_whole_or_not_at_all(tmp_path):
+    """A file may grow to 4,096 bytes there, as on a disk that is full."""
+    code = """
+import resource, sys
+from fastav.plan import Plan
+plan = Plan("m", 3, "column", 0.5, 1, 0.5, 0.25, (0.125,) * 2000, (0.125,) * 2000)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    plan.write(sys.argv[1])
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    path = tmp_path / "plan.json"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, cwd=ROOT)
+    assert list(tmp_path.iterdir()) == [], done.stderr
+    assert done.stdout.startswith(f"UserError cannot write {path} (File too large); give --output a new file in a folder")
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ class FastAV:
              value (informative). With one stream only (no audio or no video) `model` and the ablations keep all.
     fine     what the fine stage removes: the lowest ("low", the paper), the highest ("top") or random tokens.
     protect  "text": text is never removed; "last": only the last token is safe.
-    plan     a calibration file that replaces the model's own rule and curve.
+    plan     a calibration file of this model and start that replaces the model's own rule and curve.
     seed     of the random rules, together with the layout's request_id.
     """
 
@@ -66,12 +66,15 @@ class FastAV:
         return "fastav:" + ",".join(f"{name}={value}" for name, value in given if value is not None)
 
     def cuts(self, layout: TokenLayout, n_layers: int) -> dict[int, tuple[Cut, ...]]:
-        """See `Method`. Raises UserError when `start` is not a layer of this model or a needed calibration is missing."""
+        """See `Method`.
+
+        Raises UserError when `start` is not a layer of this model, or a needed calibration is missing or of another run.
+        """
         start = n_layers // 2 if self.start is None else self.start
         if not 1 <= start < n_layers:
             raise UserError(f"start must be from 1 to {n_layers - 1} for this model of {n_layers} layers, got {start}")
         if self.plan is not None:
-            layout = Plan.read(self.plan).apply(layout)
+            layout = Plan.read(self.plan, model=layout.model, start=start, n_layers=n_layers).apply(layout)
         cut = self._global_cut(layout)
         pads = layout.kind == PAD
         stages = (Cut(int(pads.sum()), pads, np.zeros(len(layout), np.float32)), cut)

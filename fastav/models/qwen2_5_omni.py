@@ -213,6 +213,7 @@ class Qwen25OmniAdapter:
             if values is not None:
                 embeds[ids == token_id] = values.to(embeds)
         layout = layout_of({"input_ids": ids, "video_grid_thw": features.grid}, self.config)
+        layout = layout.with_facts(model=self.name)
         return Inputs(embeds, layout, {**self._stop, "position_ids": positions}, self._notes(clip))
 
     def _notes(self, clip: Clip) -> tuple[str, ...]:

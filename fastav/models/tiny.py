@@ -50,7 +50,8 @@ class Tiny:
         self.tiny = load(folder).to(self.device, dtype)
         self.model = self.tiny.decoder
         self.model.set_attn_implementation(attn)
-        self.plan = Plan.read(folder / "plan.json") if (folder / "plan.json").is_file() else None
+        plan, n_layers = folder / "plan.json", self.model.config.num_hidden_layers
+        self.plan = Plan.read(plan, model=self.name, n_layers=n_layers) if plan.is_file() else None
         self.read_options = {"sampler": uniform(8), "size": (112, 112)}
 
     def encode(self, clip: Clip) -> _Features:
@@ -75,7 +76,7 @@ class Tiny:
         if features.audio is not None:
             parts.append(features.audio)
             segments.append(("audio", len(features.audio), features.n_sounding))
-        layout = TokenLayout.of(*segments, ("text", len(suffix)))
+        layout = TokenLayout.of(*segments, ("text", len(suffix))).with_facts(model=self.name)
         layout = self.plan.apply(layout) if self.plan else layout
         return Inputs(
             torch.cat([*parts, suffix])[None],

@@ -215,6 +215,7 @@ class VideoSALMONN2Adapter:
         before, after = prompt_ids(self.tokenize, question)
         groups, tail = align(len(features.audio), len(features.visual), features.real_time_sec)
         layout = interleaved_layout(len(before), features.visual.shape[1], groups, tail, features.n_sounding, len(after))
+        layout = layout.with_facts(model=self.name)
         if len(layout) > self.settings.max_tokens:
             # The original cuts the end off, which is the question: no answer could be right.
             raise UserError(

@@ -188,7 +188,7 @@ class VideoLLaMA2Adapter:
         placeholder = "<audio>" if features.video is None else "<video>"
         prefix, suffix = (self._embed(text) for text in prompt(question, placeholder).split(placeholder))
         layout = TokenLayout.of(("text", len(prefix)), *segments, ("text", len(suffix)))
-        layout = layout.with_facts(rule_keep=first_audio(layout, RULE_N_AUDIO))
+        layout = layout.with_facts(rule_keep=first_audio(layout, RULE_N_AUDIO), model=self.name)
         return Inputs(torch.cat([prefix, *parts, suffix])[None], layout, self.generate_kwargs, features.notes)
 
     def decode(self, ids: list[int]) -> str:

@@ -30,6 +30,8 @@ MUTANTS = {
             "influence >= np.float32(self.threshold)",
             "influence > np.float32(self.threshold)",
         ),
+        ("a plan of another run is applied", "if made and run and made != run]", "if made and run and made is run]"),
+        ("half a plan is left where it cannot be written", 'part = path.with_name(f".{os.getpid()}.plan")', "part = path"),
     ],
     ("fastav/methods/__init__.py", "tests/test_methods.py"): [
         ("any alphabet's digits are a number", 're.fullmatch(r"-?[0-9]{1,18}", text)', r're.fullmatch(r"-?\d{1,18}", text)'),
