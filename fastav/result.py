@@ -46,7 +46,12 @@ class Result:
     dtype: str
     attn: str
     spread: dict = field(default_factory=dict)  # interquartile ranges of a measured run, by field name
-    versions: dict = field(default_factory=dict)  # package -> version
+    # Where it came from, see fastav/provenance.py:
+    versions: dict = field(default_factory=dict)  # of Python, the libraries, and on a GPU of CUDA and the driver
+    fastav: dict = field(default_factory=dict)  # version, commit, source_sha256
+    checkpoint_commit: str | None = None  # of a hub snapshot; None for a folder of one's own
+    weights_sha256: str = ""  # of the checkpoint's files
+    plan_sha256: str | None = None  # of the file that the method names as plan
 
     def kept(self, layer: int) -> list[int]:
         """Original positions that layer `layer` (from 0) computed on."""

@@ -4,7 +4,7 @@ and evaluation.
 
 from __future__ import annotations
 
-import platform
+import gc
 import queue
 import statistics
 import threading
@@ -12,14 +12,13 @@ import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 
 import numpy as np
 import torch
 from transformers import DynamicCache, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
-from fastav import engine, media, rollout
+from fastav import engine, media, provenance, rollout
 from fastav.cost import Clock, fvcore_flops, gqa_flops, kv_bytes, paper_flops, peak_memory
 from fastav.decoder import cache_keyword
 from fastav.errors import UserError
@@ -50,6 +49,7 @@ class Session:
         self.n_layers = self.config.num_hidden_layers
         self.model_name, self.checkpoint, self.about = adapter.name, adapter.checkpoint, adapter.about
         self.device, self.dtype = adapter.device, adapter.model.dtype
+        self.folder, self.provenance = adapter.folder, provenance.of(adapter)
         self.default_method = self.canonical("fastav")
         self._lock = _OneAtATime()
         self._encoded: tuple[Clip, object, float] | None = None  # of the last clip: itself, features, seconds
@@ -170,6 +170,13 @@ class Session:
         with self._lock:
             return rollout.calibrate(samples(), model=self.model_name, start=start, keep=keep, statistic=statistic, alpha=alpha)
 
+    def free(self) -> None:
+        """Let go of the last clip's features and of what torch holds back: for the question after an out-of-memory."""
+        with self._lock:
+            self._encoded = None
+        gc.collect()
+        torch.cuda.empty_cache()
+
     def inputs(self, clip: Clip, question: str) -> tuple[Inputs, float]:
         """The prompt of a question, and the seconds that encoding the clip took, which is done once for all its questions."""
         if not question.strip():
@@ -283,10 +290,8 @@ class Session:
             kv_bytes=run.kv_bytes,
             peak_bytes=peak[0],
             total_bytes=peak[1],
-            device=_device_name(self.device),
-            dtype=str(self.dtype).removeprefix("torch."),
-            attn=self.model.config._attn_implementation,
-            versions={name: version(name) for name in ("torch", "transformers")} | {"python": platform.python_version()},
+            plan_sha256=provenance.plan_sha256(str(request.method)),
+            **self.provenance,
         )
 
 
@@ -376,9 +381,3 @@ class _Streamer(BaseStreamer):
 
     def __iter__(self):
         return iter(self._queue.get, None)
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

@@ -152,6 +152,10 @@ def stock(folder):
     return model.double().eval()
 
 
+def test_the_adapter_knows_the_folder_of_its_weights(loaded, folder):
+    assert getattr(loaded, "folder", None) == folder
+
+
 def clip(video=True, audio=True, seconds=5.0):
     """5 s: 10 frames are 5 steps of 6 tokens, 125 audio tokens; chunks of 2 steps and 50 tokens."""
     rng = np.random.default_rng(1)

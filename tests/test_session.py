@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from fastav.session import Session
 class StubAdapter:
     """5 text, 24 video (4 frames), 30 audio and 7 text tokens of seeded noise; the answer's text is its ids."""
 
-    name, checkpoint, about, n_new_tokens = "stub", "nowhere", "noise", 12
+    name, checkpoint, folder, about, n_new_tokens = "stub", "nowhere", Path("nowhere"), "noise", 12
     read_options: dict = {}
     device = torch.device("cpu")
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -71,7 +72,8 @@ class Adapter(Protocol):
     """
 
     name: str  # registry name
-    checkpoint: str  # where the weights came from
+    checkpoint: str  # folder or hub id, as it was asked for
+    folder: Path  # where that was found on this machine: the folder of the weights, or the hub's snapshot
     about: str  # a sentence or two: what the model knows and cannot know
     device: torch.device  # where prompts go
     model: torch.nn.Module  # the stock transformers model whose generate() answers

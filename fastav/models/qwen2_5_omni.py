@@ -114,7 +114,7 @@ class Qwen25OmniAdapter:
 
     def __init__(self, checkpoint=None, *, revision=None, device=None, dtype=None, device_map=None, attn=None):
         self.device, dtype, attn = resolve(device, dtype, attn, device_map)
-        folder = locate(checkpoint, HUB_ID, revision)
+        folder = self.folder = locate(checkpoint, HUB_ID, revision)
         self.checkpoint = str(checkpoint or HUB_ID)
         thinker = _thinker(read_json(folder, "config.json"))
         with describes(folder, "Qwen2.5-Omni"):

@@ -41,7 +41,7 @@ class Tiny:
         if revision is not None or device_map is not None:
             raise UserError("the built-in model has no revisions and fits on any device; leave out revision and device map")
         self.device, dtype, attn = resolve(device, dtype, attn)
-        folder = Path(checkpoint) if checkpoint else ASSETS / "tiny"
+        folder = self.folder = Path(checkpoint).expanduser() if checkpoint else ASSETS / "tiny"
         if not (folder / "model.safetensors").is_file():
             raise UserError(
                 f"{folder} has no model.safetensors; give --checkpoint a folder made by `python -m fastav.tiny.train`"

@@ -168,7 +168,7 @@ class VideoSALMONN2Adapter:
         attn: str | None = None,
     ):
         self.device, dtype, attn = resolve(device, dtype, attn, device_map)
-        folder = locate(checkpoint, HUB_ID, revision)
+        folder = self.folder = locate(checkpoint, HUB_ID, revision)
         self.checkpoint = str(checkpoint or HUB_ID)
         config, weights = read_json(folder, "config.json"), Weights(folder)
         if config.get("model_type") != "video_salmonn_2":

@@ -144,7 +144,7 @@ class VideoLLaMA2Adapter:
 
     def __init__(self, checkpoint=None, *, revision=None, dtype=None, device=None, device_map=None, attn=None):
         self.device, dtype, attn = resolve(device, dtype, attn, device_map)
-        folder = locate(checkpoint, HUB_ID, revision)
+        folder = self.folder = locate(checkpoint, HUB_ID, revision)
         self.checkpoint = str(checkpoint or HUB_ID)
         config, weights = read_json(folder, "config.json"), Weights(folder)
         with describes(folder, "VideoLLaMA2.1-AV"):
