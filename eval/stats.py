@@ -1,4 +1,8 @@
-"""Intervals for shares of right answers. Pure; shares are in 0..1, every interval is 95 %."""
+"""Intervals for shares of right answers. Pure; shares are in 0..1, every interval is 95 %.
+
+Questions of one clip are correlated: they are asked of the same pictures and sound. The design effect says how much: n questions
+are then worth n / design_effect independent ones, and every interval is taken of the counts divided by it.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +14,33 @@ Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 
 def wilson(n_right: float, n: float) -> tuple[float, float]:
-    """Wilson's score interval of a share; (0, 1) when nothing was asked."""
+    """Wilson's score interval of a share; (0, 1) when nothing was asked. Counts need not be whole."""
     if n == 0:
         return 0.0, 1.0
     share, z2 = n_right / n, Z * Z
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z * sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def design_effect(values: Sequence[float], clips: Sequence[Hashable]) -> float:
+    """Variance of the mean of `values` with clips as units over that with questions as units, at least 1.
+
+    1 where each clip has one question, and where all values are equal, which tells nothing of their correlation.
+    """
+    mean = sum(values) / len(values) if values else 0.0
+    by_clip: dict[Hashable, float] = defaultdict(float)
+    by_question = 0.0
+    for value, clip in zip(values, clips, strict=True):
+        by_clip[clip] += value - mean
+        by_question += (value - mean) ** 2
+    return max(1.0, sum(s * s for s in by_clip.values()) / by_question) if by_question else 1.0
+
+
+def clustered_wilson(right: Sequence[bool], clips: Sequence[Hashable]) -> tuple[float, float]:
+    """Wilson's interval of share(right), widened by the design effect of the clips."""
+    effect = design_effect([int(x) for x in right], clips)
+    return wilson(sum(right) / effect, len(right) / effect)
 
 
 def newcombe_paired(both: float, only_a: float, only_b: float, neither: float) -> tuple[float, float]:
@@ -42,28 +66,16 @@ def newcombe_paired(both: float, only_a: float, only_b: float, neither: float) -
 
 
 def paired(a: Sequence[bool], b: Sequence[bool], clips: Sequence[Hashable]) -> dict:
-    """share(a) - share(b) over the same questions, with its interval.
-
-    Questions of one clip are correlated. The design effect (variance of the mean difference with clips as units over that with
-    questions as units, at least 1) divides the counts before Newcombe's interval is taken: n questions are then worth
-    n / design_effect independent ones.
-    """
+    """share(a) - share(b) over the same questions, with its interval: Newcombe's, widened by the design effect of the clips."""
     n = len(a)
     only_a = sum(x and not y for x, y in zip(a, b, strict=True))
     only_b = sum(y and not x for x, y in zip(a, b, strict=True))
     both = sum(x and y for x, y in zip(a, b, strict=True))
-    difference = (only_a - only_b) / n if n else 0.0
-    by_clip: dict[Hashable, float] = defaultdict(float)
-    by_question = 0.0
-    for x, y, clip in zip(a, b, clips, strict=True):
-        deviation = int(x) - int(y) - difference
-        by_clip[clip] += deviation
-        by_question += deviation**2
-    effect = max(1.0, sum(s * s for s in by_clip.values()) / by_question) if by_question else 1.0
+    effect = design_effect([int(x) - int(y) for x, y in zip(a, b, strict=True)], clips)
     low, high = newcombe_paired(*(count / effect for count in (both, only_a, only_b, n - both - only_a - only_b)))
     return {
         "n": n,
-        "difference": difference,
+        "difference": (only_a - only_b) / n if n else 0.0,
         "low": low,
         "high": high,
         "only_a_right": only_a,
