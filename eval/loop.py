@@ -2,54 +2,68 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import errno
+import json
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 
 from tqdm import tqdm
 
 from eval.benchmarks.annotations import Dataset, Question
+from eval.experiment import clip_file
 from eval.store import Store
 from fastav.errors import UserError
 
 _LEFT_OUT = ("token_runs", "layers_seen")  # a number per token each: too long for thousands of records
-_HASHED_WHOLE_BYTES = 100_000_000
-_ROOT = Path(__file__).resolve().parents[1]
+_NO_MEMORY = re.compile(r"out of memory|DefaultCPUAllocator|CUBLAS_STATUS_ALLOC_FAILED|std::bad_alloc", re.IGNORECASE)
 
 
-def run(session, dataset: Dataset, questions: Sequence[Question], methods: Sequence[str], store: Store) -> None:
-    """Ask what is not yet in the store. `methods` are full text forms; the first one is vanilla.
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no answer: kind is "UserError", "out of memory" or the exception's type."""
+
+    kind: str
+    text: str
+
+
+def run(session, dataset: Dataset, questions: Sequence[Question], methods: Mapping[str, str | None], store: Store) -> None:
+    """Ask what is not yet in the store. `methods`: full text form -> digest of the plan it names; the first one is vanilla.
 
     Per question the methods follow one another on the same clip, and who begins takes turns, so that none profits from
     the other's warm caches. fvcore counts once per method. Peak memory costs an extra pass on a CPU: there only the first
-    question of each clip has it.
+    question of each clip has it. An exception of one question is its record, and the run goes on.
+    Raises UserError when a plan or an answered clip changes under way, or when there is no room for a record.
     """
     counted = {method for (_, method), r in store.records.items() if r.get("result", {}).get("flops_fvcore")}
+    known = {r["clip"]: r["result"]["clip_sha256"] for r in store.records.values() if "result" in r}
     everywhere = session.device.type == "cuda"
     todo = {(q.key, method) for q in questions for method in methods if "result" not in store.records.get((q.key, method), {})}
     total = len(questions) * len(methods)
+    attempt = _Attempts(session)
     with tqdm(total=total, initial=total - len(todo), unit="answer", desc=dataset.name) as bar:
         for group in by_clip(questions):
             if not any((q.key, method) in todo for q in group for method in methods):
                 continue
-            clip = _attempt(session.read, dataset.videos / f"{group[0].clip}.mp4")
+            clip = attempt(session.read, clip_file(dataset, group[0].clip))
+            if not isinstance(clip, Failure) and known.get(group[0].clip, clip.sha256) != clip.sha256:
+                raise UserError(f"clip {group[0].clip} was replaced while the run went on; put it back")
             for q in group:
-                for method in _turn(methods, q.position):
+                for method in _turn(list(methods), q.position):
                     if (q.key, method) not in todo:
                         continue
                     outcome = clip
-                    if not isinstance(clip, UserError):
-                        outcome = _attempt(
-                            session.answer,
-                            clip,
-                            q.prompt,
-                            method,
-                            fvcore=method not in counted,
-                            peak=everywhere or q is group[0],
-                        )
-                    store.add(_record(q, method, outcome))
-                    if not isinstance(outcome, UserError):
+                    if not isinstance(clip, Failure):
+                        peak = everywhere or q is group[0]
+                        outcome = attempt(_ask, session, clip, q.prompt, method, fvcore=method not in counted, peak=peak)
+                    if not isinstance(outcome, Failure):
+                        if outcome["plan_sha256"] != methods[method]:
+                            raise UserError(f"the plan of {method} changed while the run went on; put it back")
                         counted.add(method)
+                    store.add(_record(q, method, outcome))
                     bar.update()
             store.sync()
 
@@ -62,20 +76,63 @@ def by_clip(questions: Sequence[Question]) -> Iterator[list[Question]]:
     yield from groups.values()
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Python's, numpy's and FFmpeg's MemoryError, and what torch raises: OutOfMemoryError on a GPU, RuntimeError of its CPU
+    allocator, of cuBLAS and of CUDA itself.
+    """
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    named = type(error).__name__ == "OutOfMemoryError" or _NO_MEMORY.search(str(error))
+    return isinstance(error, RuntimeError) and bool(named)
+
+
+class _Attempts:
+    """Calls that may fail for one clip or question without stopping the others."""
+
+    def __init__(self, session):
+        self._session = session
+        self._shown: set[tuple] = set()
+
+    def __call__(self, call, *args, **kwargs):
+        """What the call returns, or the Failure that its exception has become."""
+        try:
+            return call(*args, **kwargs)
+        except UserError as error:
+            return Failure("UserError", str(error))
+        except Exception as error:
+            text = " ".join(str(error).split())
+            if not is_out_of_memory(error):
+                self._show(error)
+                kind = type(error).__name__
+                return Failure(kind, f"{kind}: {text}")
+            failure = Failure("out of memory", f"out of memory: {text}")
+        # Only here, where the exception is gone: it held all tensors of the frames it came through.
+        with suppress(Exception):  # a GPU that has failed refuses even this
+            self._session.free()
+        return failure
+
+    def _show(self, error: Exception) -> None:
+        """The traceback on stderr, once for each place where one comes from."""
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = (type(error), frame.filename, frame.lineno)
+        if place not in self._shown:
+            self._shown.add(place)
+            tqdm.write("".join(traceback.format_exception(error)), file=sys.stderr)
+
+
 def _turn(methods: Sequence[str], position: int) -> list[str]:
     first = position % len(methods)
     return [*methods[first:], *methods[:first]]
 
 
-def _attempt(call, *args, **kwargs):
-    """What the call returns, or the UserError it raises: one clip or question that fails must not stop the others."""
-    try:
-        return call(*args, **kwargs)
-    except UserError as error:
-        return error
+def _ask(session, clip, prompt: str, method: str, **options) -> dict:
+    answer = session.answer(clip, prompt, method, **options).to_dict()
+    result = {name: value for name, value in answer.items() if name not in _LEFT_OUT}
+    # As it will be read back; what cannot be written (NaN) fails here, as this question's error.
+    return json.loads(json.dumps(result, allow_nan=False))
 
 
-def _record(question: Question, method: str, outcome) -> dict:
+def _record(question: Question, method: str, outcome: dict | Failure) -> dict:
     record = {
         "key": question.key,
         "method": method,
@@ -84,31 +141,6 @@ def _record(question: Question, method: str, outcome) -> dict:
         "text": question.text,
         "label": question.label,
     }
-    if isinstance(outcome, UserError):
-        return {**record, "error": str(outcome)}
-    result = {name: value for name, value in outcome.to_dict().items() if name not in _LEFT_OUT}
-    return {**record, "result": result}
-
-
-def weights_sha256(checkpoint: str) -> str:
-    """Tells one set of weights from another under the same path; "" where `checkpoint` is no local file or folder.
-
-    Relative paths start here or at the repository root, as the built-in model's does.
-    Files over 100 MB enter with their size and their first and last MB, which differ between any two trained checkpoints.
-    """
-    path = next((p for base in (Path(), _ROOT) if (p := base / checkpoint).exists()), None)
-    if path is None:
-        return ""
-    files = [path] if path.is_file() else sorted(p for s in ("safetensors", "bin", "json") for p in path.glob(f"*.{s}"))
-    digest = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}\n".encode())
-        with file.open("rb") as stream:
-            if size <= _HASHED_WHOLE_BYTES:
-                digest.update(stream.read())
-            else:
-                digest.update(stream.read(1_000_000))
-                stream.seek(size - 1_000_000)
-                digest.update(stream.read())
-    return digest.hexdigest()
+    if isinstance(outcome, Failure):
+        return {**record, "error": outcome.text, "error_kind": outcome.kind}
+    return {**record, "result": outcome}

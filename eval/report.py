@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+
+from eval.experiment import named
 
 _LISTED, _LONGEST = 10, 160  # errors and unknown answers printed, and characters of each; the JSON document has them all
 
@@ -16,10 +19,11 @@ def report(summary: dict) -> str:
         _main(summary, labels),
         _tasks(summary, labels, judged),
         _differences(summary, labels),
+        _pairs(summary, labels),
         _baselines(summary) if judged else "",
         _wordings(summary, labels),
         _listing(
-            "questions without an answer, in no share above",
+            f"questions without an answer ({_kinds(summary['errors'])}), in no share above",
             labels,
             [(e["method"], f"{e['text']} [{e['error']}]") for e in summary["errors"]],
         ),
@@ -33,10 +37,22 @@ def report(summary: dict) -> str:
 
 
 def _title(summary: dict, labels: dict[str, str]) -> str:
-    lines = [f"{summary['benchmark']}: {summary['questions']} questions about {summary['clips']} clips, model {summary['model']}"]
+    n, n_in_set = summary["questions"], summary["questions_in_set"]
+    questions = f"{n} questions" if n == n_in_set else f"the first {n} of {n_in_set} questions,"
+    lines = [f"{summary['benchmark']}: {questions} about {summary['clips']} clips, model {summary['model']}"]
     if summary["benchmark"].endswith("-mini"):
         lines.insert(0, "BUILT-IN MINI SET, not the benchmark itself: give --data-root DIR for that.")
     lines += [f"{label} = {method}" for method, label in labels.items() if label != method]
+    lines += [f"{m['label']}: plan with sha256 {m['plan_sha256'][:12]}" for m in summary["methods"] if m["plan_sha256"]]
+    lines += [
+        f"not in the tables: {m['label']}, which was asked {m['asked']} of these questions; --method {m['label']} asks the others"
+        for m in summary["not_covered"]
+    ]
+    commit = f" of commit {summary['checkpoint_commit']}" if summary["checkpoint_commit"] else ""
+    lines.append(f"FastAV {named(summary['fastav'])}; weights{commit} with sha256 {summary['weights_sha256'][:12] or 'unknown'}")
+    for what, values in summary["varies"].items():
+        found = ", ".join(f"{value} ({n} answers)" for value, n in values.items())
+        lines.append(f"NOT THE SAME THROUGHOUT: {what}: {found}")
     lines += sorted({device for method in summary["methods"] for device in method["devices"]})
     repeated = summary["repeated"]
     if repeated["texts"]:
@@ -81,7 +97,7 @@ def _main(summary: dict, labels: dict[str, str]) -> str:
 
 def _tasks(summary: dict, labels: dict[str, str], judged: bool) -> str:
     rows = [["task", "method", "n", "accuracy", "95 %", *(["precision", "recall", "F1", "yes %", "unknown"] if judged else [])]]
-    notes = []
+    notes = ["95 %: Wilson's interval, widened where questions of one clip go together."]
     for task in summary["methods"][0]["tasks"]:
         for m in summary["methods"]:
             t = m["tasks"][task]
@@ -106,21 +122,26 @@ def _tasks(summary: dict, labels: dict[str, str], judged: bool) -> str:
 def _differences(summary: dict, labels: dict[str, str]) -> str:
     rows = [["points against vanilla", "", "difference", "95 %", "n", "only it right", "only vanilla right"]]
     for method, columns in summary["differences"].items():
-        for title, d in columns.items():
-            if d["n"]:
-                rows.append(
-                    [
-                        labels[method],
-                        title,
-                        f"{100 * d['difference']:+.2f}",
-                        f"{100 * d['low']:+.2f} to {100 * d['high']:+.2f}",
-                        str(d["n"]),
-                        str(d["only_a_right"]),
-                        str(d["only_b_right"]),
-                    ]
-                )
+        rows += [[labels[method], title, *_difference(d)] for title, d in columns.items() if d["n"]]
     note = "Paired interval (Newcombe 1998, method 10), widened where questions of one clip go together."
     return f"{table(rows)}\n{note}" if len(rows) > 1 else ""
+
+
+def _pairs(summary: dict, labels: dict[str, str]) -> str:
+    """Each pruning method against random removal of as many tokens."""
+    rows = [
+        ["points against random, at equal token counts", "", "difference", "95 %", "n", "only first right", "only random right"]
+    ]
+    for pair in summary["pairs"]:
+        if pair["against_random"] and pair["same_lengths"]:
+            name = f"{labels[pair['a']]} - {labels[pair['b']]}"
+            rows += [[name, title, *_difference(d)] for title, d in pair["columns"].items() if d["n"]]
+    return f"{table(rows)}\nAll pairs of pruning methods are in the JSON document." if len(rows) > 1 else ""
+
+
+def _difference(d: dict) -> list[str]:
+    interval = f"{100 * d['low']:+.2f} to {100 * d['high']:+.2f}"
+    return [f"{100 * d['difference']:+.2f}", interval, str(d["n"]), str(d["only_a_right"]), str(d["only_b_right"])]
 
 
 def _baselines(summary: dict) -> str:
@@ -143,6 +164,10 @@ def _wordings(summary: dict, labels: dict[str, str]) -> str:
                 numbers = [_percent(seen["accuracy"]), str(seen["n"]), _percent(unseen["accuracy"]), str(unseen["n"])]
                 rows.append([task, labels[m["method"]], *numbers])
     return table(rows) if len(rows) > 1 else ""
+
+
+def _kinds(errors: Sequence[dict]) -> str:
+    return ", ".join(f"{n} {kind}" for kind, n in Counter(e["error_kind"] for e in errors).most_common())
 
 
 def _listing(what: str, labels: dict[str, str], entries: Sequence[tuple[str, str]]) -> str:

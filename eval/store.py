@@ -1,11 +1,13 @@
 """The records of a run: one JSON object per line, appended as the answers come, safe to kill at any moment.
 
-Line 1 is the header: {"header": settings}. Every other line is one question answered by one method:
+Line 1 is the header: {"header": settings}, see experiment.settings. It comes again when methods are added: the last one
+counts. Every other line is one question answered by one method:
 
     key, method     question key ("<position>-<hash of the annotation record>") and full text form of the method
     clip, task, text, label     as annotated
     result          fastav.result.Result without `token_runs` and `layers_seen`, which are a number per token; or
-    error           why there is no answer: a clip that cannot be read, a question the model cannot take
+    error, error_kind   why there is no answer, and "UserError" (a clip that cannot be read, a question the model cannot
+                    take), "out of memory", or the exception's type
 
 A key may come again (an error is tried again when the run is resumed): the last line counts.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from fastav.errors import UserError
@@ -24,6 +27,7 @@ except ImportError:  # Windows: nothing keeps two runs out of one folder
     fcntl = None
 
 FILE = "records.jsonl"
+SCHEMA = 2  # 1 did not say which plan, clip, FastAV and hub commit gave an answer
 
 
 class Store:
@@ -32,7 +36,7 @@ class Store:
     def __init__(self, folder: Path, fresh: bool = False):
         """Raises UserError when the folder cannot be written, is in use, or holds something else.
 
-        `fresh` moves the records of an earlier run aside to records.1.jsonl, records.2.jsonl, ...
+        `fresh` moves the records of an earlier run aside to records.1.jsonl, records.2.jsonl, ... and its summaries likewise.
         """
         self.path = folder / FILE
         self.settings: dict | None = None  # of the run found there
@@ -41,22 +45,29 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self._open()
             if fresh and self.path.stat().st_size:
-                number = next(n for n in range(1, 1_000_000) if not (folder / f"records.{n}.jsonl").exists())
-                self.path.rename(folder / f"records.{number}.jsonl")
+                self._move_aside()
                 self._file.close()
                 self._file = self._open()
+            self._read()
         except OSError as error:
             raise UserError(f"cannot write results to {str(folder)!r}: {error.strerror}") from None
-        self._read()
 
     def _open(self):
-        file = self.path.open("a+b")
+        # Unbuffered: a line is on its way to the disk as a whole or not at all, and nothing is left to write at the end.
+        file = self.path.open("a+b", buffering=0)
         if fcntl:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"another run is writing to {str(self.path)!r}; wait for it or give another --output") from None
         return file
+
+    def _move_aside(self) -> None:
+        folder = self.path.parent
+        number = next(n for n in range(1, 1_000_000) if not (folder / f"records.{n}.jsonl").exists())
+        for file in (*folder.glob("summary*"), self.path):  # the records last: until then a kill changes nothing
+            if "." not in file.stem:
+                file.rename(folder / f"{file.stem}.{number}{file.suffix}")
 
     def _read(self) -> None:
         self._file.seek(0)
@@ -67,31 +78,28 @@ class Store:
         for number, line in enumerate(whole.splitlines(), 1):
             try:
                 entry = json.loads(line)
-                if number == 1:
-                    self.settings = entry["header"]
-                else:
+                if number == 1 or "header" in entry:
+                    self.settings = dict(entry["header"])
+                elif "result" in entry or "error" in entry:
                     self.records[entry["key"], entry["method"]] = entry
+                else:
+                    raise KeyError
             except (ValueError, KeyError, TypeError):
                 raise UserError(f"line {number} of {str(self.path)!r} is not a record; use --fresh to start over") from None
-
-    def check(self, settings: dict) -> None:
-        """Raises UserError when the run found here had other settings, naming the first that differs."""
-        for name, value in settings.items() if self.settings else ():
-            found = self.settings.get(name)
-            if found != value:
-                raise UserError(
-                    f"{str(self.path)!r} holds a run with other {name}: there {_short(found)}, now {_short(value)}; "
-                    "give another --output, or --fresh to start over"
-                )
+        if self.settings and self.settings.get("schema") != SCHEMA:
+            raise UserError(
+                f"{str(self.path)!r} is of an earlier FastAV, which did not write down which plan, weights and FastAV gave an "
+                "answer; give another --output, or --fresh to move it aside and start over"
+            )
 
     def begin(self, settings: dict) -> None:
-        """Write the header of a new run, or check that the run found here had the same settings."""
-        self.check(settings)
-        if self.settings is None:
+        """Write the header of a new run, or of one that goes on with more methods."""
+        if settings != self.settings:
             self._append({"header": settings})
             self.settings = settings
 
     def add(self, record: dict) -> None:
+        """Raises UserError when there is no room for it; what was there before stays whole."""
         key = record["key"], record["method"]
         if self.records.get(key) != record:  # the same error again is not news
             self._append(record)
@@ -99,18 +107,28 @@ class Store:
 
     def sync(self) -> None:
         """What was added survives a power cut, too (a kill it survives anyway)."""
-        os.fsync(self._file.fileno())
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._full(error) from None
 
     def _append(self, entry: dict) -> None:
-        self._file.write(json.dumps(entry, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        line = json.dumps(entry, allow_nan=False).encode() + b"\n"
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(end)  # half a line would spoil the one that follows it
+            raise self._full(error) from None
+
+    def _full(self, error: OSError) -> UserError:
+        answered = sum("result" in record for record in self.records.values())
+        return UserError(f"cannot write {str(self.path)!r}: {error.strerror}; the {answered} answers in it are kept")
 
     def __enter__(self) -> Store:
         return self
 
     def __exit__(self, *_) -> None:
         self._file.close()
-
-
-def _short(value) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -6,159 +6,38 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import pytest
+from evaluating import (
+    DRIVER,
+    HEARD,
+    MATCH_TEXT,
+    ROOT,
+    VISIBLE,
+    VISIBLE_TEXT,
+    document,
+    evaluate,
+    lasting,
+    method,
+    record,
+    says_no,
+    small_set,
+    stub,
+    write,
+)
 
 from eval import benchmarks, run
 from fastav.errors import UserError
-from fastav.methods import parse
-from fastav.result import Result
-
-ROOT = Path(__file__).resolve().parents[1]
-VISIBLE, HEARD = "Audio-driven Video Hallucination", "Video-driven Audio Hallucination"
-VISIBLE_TEXT, HEARD_TEXT, MATCH_TEXT = (
-    "Is the dog visible in the video?",
-    "Is the dog making sound in the audio?",
-    "Do they match?",
-)
-
-
-def says_no(question, clip_name):
-    """About one in three."""
-    return sum(map(ord, question + clip_name)) % 3 == 0
-
-
-@dataclass
-class StubSession:
-    """Says yes, but no where `says_no` and the method prunes. A clip file's text says what happens to it."""
-
-    checkpoint: str = "stub-weights"
-    delay_sec: float = 0.0
-    model_name: str = "tiny"
-    device = SimpleNamespace(type="cpu")
-
-    def __post_init__(self):
-        self.calls, self.n_reads = [], 0
-
-    def canonical(self, method):
-        return str(parse(method, 8))
-
-    def read(self, path):
-        self.n_reads += 1
-        if not path.is_file():
-            raise UserError(f"{path.name}: no such file")
-        if path.read_text() == "broken":
-            raise UserError(f"{path.name}: not a media file")
-        return SimpleNamespace(name=path.name, has_audio=path.read_text() != "silent film")
-
-    def answer(self, clip, question, method="fastav", *, fvcore=False, peak=False, max_new_tokens=None):
-        self.calls.append((clip.name, question, method, fvcore, peak))
-        time.sleep(self.delay_sec)
-        if "zebra" in question:
-            raise UserError("unknown word 'zebra'")
-        pruned = method != "vanilla"
-        answer = "no" if pruned and says_no(question, clip.name) else "Yes."
-        relative = 60.0 + len(question) % 7 if pruned else 100.0
-        return Result(
-            answer=answer,
-            question=question,
-            model="tiny",
-            checkpoint=self.checkpoint,
-            method=self.canonical(method),
-            clip_name=clip.name,
-            clip_sha256="0",
-            clip_duration_sec=4.0,
-            has_video=True,
-            has_audio=clip.has_audio,
-            notes=(),
-            token_runs=(("text", -1, 9),),
-            layers_seen=(8,) * 9,
-            lengths=(9,) * 8,
-            tokens_before={"text": 9},
-            tokens_after={"text": 9},
-            flops=1e6 * relative,
-            flops_paper=1e6,
-            flops_fvcore=1e6 * relative if fvcore else None,
-            flops_relative_percent=relative,
-            flops_paper_relative_percent=relative,
-            n_new_tokens=1,
-            encode_sec=None,
-            prefill_sec=time.perf_counter() % 1,
-            per_token_sec=None,
-            total_sec=0.1,
-            n_repeats=1,
-            kv_bytes=2_000_000,
-            peak_bytes=3_000_000 if peak else None,
-            total_bytes=None,
-            device="stub",
-            dtype="float32",
-            attn="sdpa",
-        )
-
-
-def record(clip, task, text, label):
-    return {"video_id": clip, "task": task, "text": text, "label": label}
-
-
-def small_set(root, file="QA.json", videos="videos", n_clips=4):
-    """Per clip: visible yes, visible no, heard yes, matching yes / no in turn, a caption."""
-    records = []
-    for i in range(n_clips):
-        clip = f"{i:05d}"
-        records += [
-            record(clip, VISIBLE, VISIBLE_TEXT, "Yes"),
-            record(clip, VISIBLE, "Is the car visible in the video?", "No"),
-            record(clip, HEARD, HEARD_TEXT, "Yes"),
-            record(clip, "AV Matching", MATCH_TEXT, "Yes" if i % 2 else "No"),
-            record(clip, "AV Captioning", "Describe it.", "a red dog is visible, and a bell is heard."),
-        ]
-        path = root / videos / f"{clip}.mp4"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("clip")
-    write(root, records, file)
-    return root
-
-
-def write(root, records, file="QA.json"):
-    (root / file).parent.mkdir(parents=True, exist_ok=True)
-    (root / file).write_text(json.dumps(records))
 
 
 @pytest.fixture
 def session(monkeypatch):
-    stub = StubSession()
-    module = ModuleType("fastav.session")
-    module.load = lambda *args, **kwargs: stub
-    monkeypatch.setitem(sys.modules, "fastav.session", module)
-    return stub
+    return stub(monkeypatch)
 
 
 @pytest.fixture
 def data(tmp_path):
     return small_set(tmp_path / "data")
-
-
-def evaluate(data, output, *more):
-    return run.main(["--bench", "avhbench", "--data-root", str(data), "--output", str(output), *map(str, more)])
-
-
-def document(capsys):
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
-
-
-def lasting(document):
-    """Without measured seconds and peaks."""
-    return json.loads(
-        json.dumps(document),
-        object_pairs_hook=lambda pairs: {k: v for k, v in pairs if not k.endswith("_sec") and not k.startswith("peak")},
-    )
-
-
-def method(document, i):
-    return document["methods"][i]
 
 
 def test_a_run_prints_tables_and_ends_in_one_json_document(session, data, tmp_path, capsys):
@@ -288,7 +167,7 @@ def test_a_failed_clip_and_a_refused_question_are_named_errors_not_answers(sessi
     (data / "videos" / "00003.mp4").write_text("silent film")
     records = [*json.loads((data / "QA.json").read_text()), record("00000", VISIBLE, "Is the zebra visible in the video?", "Yes")]
     write(data, records)
-    assert evaluate(data, tmp_path / "out") == 0
+    assert evaluate(data, tmp_path / "out") == 3
     out = capsys.readouterr().out
     doc = json.loads(out.splitlines()[-1])
     assert method(doc, 0)["errors"] == method(doc, 1)["errors"] == 11
@@ -299,7 +178,7 @@ def test_a_failed_clip_and_a_refused_question_are_named_errors_not_answers(sessi
         "unknown word 'zebra'",
     }
     assert (
-        "22 questions without an answer" in out
+        "22 questions without an answer (22 UserError)" in out
         and "not a media file" in out
         and "5 questions are about clips without sound" in out
     )
@@ -343,19 +222,6 @@ def test_fresh_starts_over_and_keeps_the_old_records(session, data, tmp_path, ca
     assert sorted(p.name for p in (tmp_path / "out").glob("*.jsonl")) == ["records.1.jsonl", "records.2.jsonl", "records.jsonl"]
 
 
-DRIVER = """
-import sys
-sys.path[:0] = [{root!r}, {tests!r}]
-from types import ModuleType
-import test_eval
-module = ModuleType("fastav.session")
-module.load = lambda *args, **kwargs: test_eval.StubSession(delay_sec={delay})
-sys.modules["fastav.session"] = module
-from eval import run
-sys.exit(run.main(sys.argv[1:]))
-"""
-
-
 def test_killed_in_the_middle_and_resumed_gives_the_same_summary(data, tmp_path):
     def command(output, delay):
         driver = tmp_path / f"driver{delay}.py"
@@ -391,10 +257,10 @@ def test_resuming_with_other_settings_is_refused_by_name(session, data, tmp_path
         assert what in capsys.readouterr().err
 
     capsys.readouterr()
-    assert evaluate(data, tmp_path / "out", "--method", "fastav:p=30") == 2
-    refused("other methods: there vanilla, fastav, now vanilla, fastav:p=30")
-    assert evaluate(data, tmp_path / "out", "--device", "cuda") == 2
-    refused("other device: there default, now cuda")
+    assert evaluate(data, tmp_path / "out", "--dtype", "bfloat16") == 2
+    refused("other dtype: there float32, now bfloat16")
+    assert evaluate(data, tmp_path / "out", "--attn", "eager") == 2
+    refused("other attn: there sdpa, now eager")
     small_set(data, n_clips=5)
     assert evaluate(data, tmp_path / "out") == 2
     refused("other annotations_sha256")
