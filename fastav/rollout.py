@@ -4,7 +4,7 @@ A_l [N, N] is layer l's attention averaged over heads, A'_l = alpha A_l + (1 - a
 A'_0, so R_l[i, j] is how much of what token i holds after layer l came from input j. Every row of R sums to 1.
 
 Read with care: causal attention alone, uniform and without any model, also gathers R on the first positions.
-`uniform_rollout` gives that curve, and no figure should be shown without it.
+`uniform_influence` gives that curve, and no figure should be shown without it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from transformers import DynamicCache
 from fastav.decoder import cache_keyword, decoder_layers, rotated_query
 from fastav.errors import UserError
 from fastav.layout import TokenLayout
-from fastav.plan import Plan
-
-STATISTICS = ("visible-column", "column", "last-row")
+from fastav.plan import STATISTICS, Plan, check_settings
 
 
 @torch.inference_mode()
@@ -36,10 +34,12 @@ def rollout(model: nn.Module, n_layers: int, alpha: float = 0.5, **inputs) -> to
 
     def after(index):
         def hook(layer, args, kwargs, output):
-            hidden = args[0] if args else kwargs["hidden_states"]
+            keys = cache.layers[index].keys[0]
+            hidden = (args[0] if args else kwargs["hidden_states"]).to(keys.device)
             queries = rotated_query(layer, hidden, kwargs["position_embeddings"])[0]
-            attention = mean_attention(queries, cache.layers[index].keys[0], layer.self_attn.scaling)
-            state["rollout"] = step(state.get("rollout"), attention, alpha)
+            previous = state.get("rollout")
+            attention = mean_attention(queries, keys, layer.self_attn.scaling)
+            state["rollout"] = step(None if previous is None else previous.to(keys.device), attention, alpha)
 
         return hook
 
@@ -74,31 +74,37 @@ def step(previous: torch.Tensor | None, attention: torch.Tensor, alpha: float) -
     return torch.addmm(previous, attention, previous, beta=1 - alpha, alpha=alpha)
 
 
-def uniform_rollout(n: int, n_layers: int, alpha: float = 0.5) -> torch.Tensor:
-    """R [n, n] of a decoder whose every row attends equally to all it can see."""
-    attention = torch.ones(n, n).tril_() / torch.arange(1, n + 1)[:, None]
-    result = None
-    for _ in range(n_layers):
-        result = step(result, attention, alpha)
-    return result
-
-
 def influence(matrix: torch.Tensor, statistic: str = "visible-column") -> np.ndarray:
     """float32 [N], one value per input position, from R [N, N].
 
     visible-column: mean over the rows that can see the column, so that late positions are not low merely for being late;
     column: mean over all rows; last-row: what the last token holds. Raises UserError for another name.
     """
-    n = len(matrix)
+    rows, divisor = _weights(len(matrix), statistic)
+    return (torch.from_numpy(rows).to(matrix) @ matrix).float().cpu().numpy() / divisor.astype(np.float32)
+
+
+def uniform_influence(n: int, n_layers: int, alpha: float = 0.5, statistic: str = "visible-column") -> np.ndarray:
+    """float64 [n]: `influence` of a decoder whose every row attends equally to all it can see; needs no model.
+
+    Every statistic is a row vector times R, so layer after layer passes it down and no matrix is needed. Errors as `influence`.
+    """
+    rows, divisor = _weights(n, statistic)
+    for _ in range(n_layers):
+        seen = np.cumsum((rows / np.arange(1, n + 1))[::-1])[::-1]  # row i gives 1 / (i + 1) of itself to each j <= i
+        rows = alpha * seen + (1 - alpha) * rows
+    return rows / divisor
+
+
+def _weights(n: int, statistic: str) -> tuple[np.ndarray, np.ndarray]:
+    """float64 [n] weights of R's rows, and what each column of their sum is divided by."""
     if statistic == "visible-column":
-        values = matrix.sum(0) / torch.arange(n, 0, -1, device=matrix.device)
-    elif statistic == "column":
-        values = matrix.mean(0)
-    elif statistic == "last-row":
-        values = matrix[-1]
-    else:
-        raise UserError(f"unknown statistic {statistic!r}; allowed: {', '.join(STATISTICS)}")
-    return values.float().cpu().numpy()
+        return np.ones(n), np.arange(n, 0, -1.0)
+    if statistic == "column":
+        return np.ones(n), np.full(n, float(n))
+    if statistic == "last-row":
+        return (np.arange(n) == n - 1).astype(float), np.ones(n)
+    raise UserError(f"unknown statistic {statistic!r}; allowed: {', '.join(STATISTICS)}")
 
 
 def calibrate(
@@ -113,18 +119,19 @@ def calibrate(
     """A plan from (layout, influence [N]) of calibration clips, as `influence(rollout(...))` gives them.
 
     The curve is the mean per media offset; the threshold lets the fraction `keep` of all media tokens of these clips pass.
-    Raises UserError without samples or for a fraction outside 0..1.
+    Raises UserError without samples, for values that are not finite and as `check_settings` does.
     """
-    if not 0 < keep <= 1:
-        raise UserError(f"keep must be a fraction of the audio and video tokens above 0 and at most 1, got {keep}")
+    check_settings(keep, alpha, statistic)
     total, count = np.zeros(0), np.zeros(0)
     uniform_total, offsets, n_clips = np.zeros(0), [], 0
     for layout, values in samples:
         where = layout.media_offset
         media = where >= 0
+        if not np.isfinite(values).all():
+            raise UserError("the model's attention to a clip is not finite; give --dtype bfloat16 or float32")
         grown = max(len(total), int(where.max()) + 1)
         total, count, uniform_total = (np.pad(a, (0, grown - len(a))) for a in (total, count, uniform_total))
-        uniform = influence(uniform_rollout(len(layout), start, alpha), statistic)
+        uniform = uniform_influence(len(layout), start, alpha, statistic)
         np.add.at(total, where[media], values[media])
         np.add.at(uniform_total, where[media], uniform[media])
         np.add.at(count, where[media], 1)

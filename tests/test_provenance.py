@@ -12,7 +12,7 @@ import pytest
 from test_session import StubAdapter, make_clip
 
 import fastav
-from fastav.models.tiny import ASSETS, Tiny
+from fastav.models.tiny import Tiny
 from fastav.session import Session, load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +35,7 @@ def told(adapter):
 @pytest.fixture
 def tiny_copy(tmp_path):
     folder = tmp_path / "tiny"
-    shutil.copytree(ASSETS, folder)
+    shutil.copytree(ROOT / "assets" / "tiny", folder)
     return folder
 
 

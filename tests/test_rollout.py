@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_qwen2
+from transformers import Cache
 
 from fastav import rollout
 from fastav.errors import UserError
@@ -26,10 +27,46 @@ def test_streaming_rollout_equals_the_naive_product(alpha):
     assert [len(layer._forward_hooks) for layer in model.model.layers] == hooks
 
 
+def test_the_cache_is_found_whatever_layers_call_it():
+    """The stock layers, called with their cache under a name that no library has; the naive product again."""
+    model = random_qwen2("eager").float()
+    ids = torch.randint(0, 97, (1, 20), generator=torch.Generator().manual_seed(0))
+    want = torch.eye(20)
+    for attention in model(ids, output_attentions=True).attentions[:4]:
+        want = (0.5 * attention[0].mean(0) + 0.5 * torch.eye(20)) @ want
+
+    def renamed(layer, args, kwargs):
+        (own,) = (name for name, value in kwargs.items() if isinstance(value, Cache))
+        layer.own = own
+        return args, {"kv" if name == own else name: value for name, value in kwargs.items()}
+
+    class Layer(type(model.model.layers[0])):
+        def forward(self, *args, **kwargs):
+            return super().forward(*args, **{self.own if name == "kv" else name: v for name, v in kwargs.items()})
+
+    for layer in model.model.layers:
+        layer.__class__ = Layer
+        layer.register_forward_pre_hook(renamed, with_kwargs=True)
+    try:
+        got = rollout.rollout(model, 4, input_ids=ids)
+    except KeyError as error:
+        got = error
+    assert torch.is_tensor(got) and torch.allclose(got, want, atol=1e-5), got
+
+
+@pytest.mark.parametrize("statistic", ["visible-column", "column", "last-row"])
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_uniform_influence_is_that_of_the_naive_product(statistic, alpha):
+    attention = torch.ones(40, 40, dtype=torch.float64).tril_() / torch.arange(1, 41)[:, None]
+    mixed = alpha * attention + (1 - alpha) * torch.eye(40, dtype=torch.float64)
+    want = rollout.influence(torch.linalg.matrix_power(mixed, 5), statistic)
+    assert np.allclose(rollout.uniform_influence(40, 5, alpha, statistic), want, rtol=1e-6)
+
+
 def test_uniform_causal_attention_alone_gives_the_published_picture():
     """alpha 0.5, N 512: the first 34 % of the positions hold 84 % of the column sum after 4 layers and 100 % after 14."""
     for n_layers, share in ((4, 0.84), (14, 1.00)):
-        columns = rollout.uniform_rollout(512, n_layers).sum(0)
+        columns = rollout.uniform_influence(512, n_layers, 0.5, "column")
         assert float(columns[: int(0.34 * 512)].sum() / columns.sum()) == pytest.approx(share, abs=0.005)
 
 
@@ -57,5 +94,23 @@ def test_calibration_averages_per_offset_and_lets_the_asked_fraction_pass():
     assert plan.apply(longer).rule_keep.tolist() == [False, True, True] + [False] * 4
     with pytest.raises(UserError, match="keep must be a fraction"):
         rollout.calibrate([], model="m", start=2, keep=0)
+    with pytest.raises(UserError, match="unknown statistic 'sum'; allowed: visible-column"):
+        rollout.calibrate([], model="m", start=2, statistic="sum")
     with pytest.raises(UserError, match="at least one clip"):
         rollout.calibrate([], model="m", start=2)
+
+
+@pytest.mark.parametrize("alpha", [0, 5, float("nan"), -0.5, "0.5"])
+def test_alpha_is_a_weight(alpha):
+    layout = TokenLayout.of(("text", 1), ("video", 1), ("audio", 1))
+    try:
+        outcome = rollout.calibrate([(layout, np.ones(3))], model="m", start=2, alpha=alpha)
+    except Exception as error:
+        outcome = error
+    assert isinstance(outcome, UserError) and "alpha must be a weight of attention above 0 and at most 1, got" in str(outcome)
+
+
+def test_attention_that_is_not_finite_makes_no_plan():
+    layout = TokenLayout.of(("text", 1), ("video", 1), ("audio", 1))
+    with pytest.raises(UserError, match="not finite; give --dtype bfloat16 or float32"):
+        rollout.calibrate([(layout, np.array([1, np.nan, 1]))], model="m", start=2)

@@ -185,6 +185,7 @@ MUTANTS = {
             "torch.addmm(previous, attention, previous,",
             "torch.addmm(previous, previous, attention,",
         ),
+        ("uniform rows see what comes later", "np.arange(1, n + 1))[::-1])[::-1]", "np.arange(1, n + 1)))"),
         ("rollout's weights swapped", "beta=1 - alpha, alpha=alpha)", "beta=alpha, alpha=1 - alpha)"),
     ],
     ("fastav/session.py", "tests/test_session.py"): [
