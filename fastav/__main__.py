@@ -2,7 +2,7 @@
 
     python -m fastav clip.mp4 "Is the bell making sound in the audio?"
     python -m fastav clip.mp4 "What color is the car?" --method fastav:p=30,rule=random --json
-    python -m fastav calibrate --clips 100 --output plan.json
+    python -m fastav calibrate --model videollama2.1-av --clips DIR --output plan.json
     python -m fastav check --model videollama2.1-av --checkpoint DIR
 
 Answers and figures go to stdout (with --json: the record alone), progress to stderr. A problem you can fix is one line
@@ -96,10 +96,35 @@ def ask(options) -> int:
 
 
 def calibrate(options) -> int:
-    """Roll attention out over clips, write the plan, print what it keeps."""
+    """Find out which audio and video tokens still matter at a model's middle layer, by attention rollout over clips with picture
+    and sound, and write it down as a plan: the file that --method fastav:plan=FILE takes, for the same model and start.
+    """
+    from fastav.errors import UserError
+    from fastav.plan import check_output, check_settings
+
+    check_settings(options.keep, options.alpha, options.statistic, options.n_clips)
+    if options.question is not None and not options.question.strip():
+        raise UserError("the question is empty; ask something that fits every clip")
+    if options.question is not None and options.clips is None:
+        raise UserError("--question goes with --clips; the clips that a model brings have questions of their own")
+    check_output(options.output)
+
+    from fastav import models, rollout
+
+    if options.clips is None:
+        files = None
+        models.adapter_class(options.model).calibration_clips(options.n_clips)  # raises where the model brings none
+    else:
+        files = rollout.video_files(options.clips, options.n_clips)
     session = _load(options)
     plan = session.calibrate(
-        options.clips, keep=options.keep, alpha=options.alpha, statistic=options.statistic, progress=_progress
+        options.n_clips,
+        files,
+        question=options.question or rollout.QUESTION,
+        keep=options.keep,
+        alpha=options.alpha,
+        statistic=options.statistic,
+        progress=_progress,
     )
     plan.write(options.output)
     kept = sum(value >= plan.threshold for value in plan.curve)
@@ -159,7 +184,22 @@ def _calibrate_parser():
     from fastav.models import arguments
 
     parser = _parser("calibrate", calibrate.__doc__)
-    parser.add_argument("--clips", type=int, default=100, metavar="N", help="number of clips (default: 100, as in the paper)")
+    parser.add_argument(
+        "--clips",
+        metavar="DIR",
+        help="folder whose video files are used, with those of the folders in it (default: clips that the built-in model brings)",
+    )
+    parser.add_argument(
+        "-n",
+        dest="n_clips",
+        type=int,
+        default=100,
+        metavar="N",
+        help="how many clips; of more a fixed sample is drawn (default: 100, as in the paper)",
+    )
+    parser.add_argument(
+        "--question", metavar="TEXT", help="asked of every clip of DIR (default: Describe what you see and hear.)"
+    )
     parser.add_argument(
         "--keep", type=float, default=0.42, metavar="F", help="fraction of audio and video tokens to keep (default: 0.42)"
     )
@@ -170,7 +210,9 @@ def _calibrate_parser():
         metavar="NAME",
         help="visible-column, column or last-row (default: visible-column)",
     )
-    parser.add_argument("--output", default="plan.json", metavar="FILE", help="where the plan goes (default: plan.json)")
+    parser.add_argument(
+        "--output", default="plan.json", metavar="FILE", help="where the plan goes; must not be there yet (default: plan.json)"
+    )
     arguments.add(parser)
     return parser
 

@@ -9,7 +9,8 @@ Read with care: causal attention alone, uniform and without any model, also gath
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +21,11 @@ from fastav.decoder import cache_keyword, decoder_layers, rotated_query
 from fastav.errors import UserError
 from fastav.layout import TokenLayout
 from fastav.plan import STATISTICS, Plan, check_settings
+
+QUESTION = "Describe what you see and hear."  # of clips that bring none of their own
+
+# Which files of a folder are taken for video; whether they can be read is found out by reading them.
+_SUFFIXES = set(".mp4 .m4v .mov .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .3gp .flv .wmv .ogv".split())
 
 
 @torch.inference_mode()
@@ -105,6 +111,45 @@ def _weights(n: int, statistic: str) -> tuple[np.ndarray, np.ndarray]:
     if statistic == "last-row":
         return (np.arange(n) == n - 1).astype(float), np.ones(n)
     raise UserError(f"unknown statistic {statistic!r}; allowed: {', '.join(STATISTICS)}")
+
+
+def video_files(folder: str | Path, n: int) -> list[Path]:
+    """The video files in `folder` and the folders below it, by their suffix; hidden ones are left out.
+
+    `n` or fewer are sorted by path. More are in an order drawn from that by a fixed seed, so that the first n are a sample.
+    Raises UserError for what is no folder, or one without video.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; give one that holds video files (how many of them to use is -n)")
+    inside = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    files = [folder / path for path in inside if not any(part.startswith(".") for part in path.parts)]
+    if not files:
+        raise UserError(f"{folder} holds no video file; looked for {', '.join(sorted(_SUFFIXES))}")
+    return files if len(files) <= n else [files[i] for i in np.random.default_rng(0).permutation(len(files))]
+
+
+def first_usable(clips: Iterable[tuple], sample: Callable, n: int, progress: Callable[[str], None]) -> list:
+    """What sample(clip, question) gives for the first `n` (clip, question) that it can be made of, each told to `progress`.
+
+    A clip that raises UserError, or needs more memory than there is, is left out. Raises UserError when no clip is left.
+    """
+    found, left_out = [], []
+    for clip, question in clips:
+        try:
+            found.append(sample(clip, question))
+            progress(f"clip {len(found)} of {n}")
+        except (UserError, torch.OutOfMemoryError) as error:
+            reason = str(error) if isinstance(error, UserError) else "there is not enough memory for it"
+            where = clip if isinstance(clip, Path) else clip.name
+            left_out.append(f"{where}: {reason.removeprefix(f'{clip.name}: ')}")
+            progress(f"left out: {left_out[-1]}")
+        if len(found) == n:
+            return found
+    if not found:
+        raise UserError(f"none of {len(left_out)} clips can be used to calibrate; the first is {''.join(left_out[:1])}")
+    progress(f"{len(found)} clips can be used, fewer than the {n} asked for")
+    return found
 
 
 def calibrate(

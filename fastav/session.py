@@ -5,20 +5,22 @@ and evaluation.
 from __future__ import annotations
 
 import gc
+import hashlib
 import queue
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import DynamicCache, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
-from fastav import engine, media, provenance, rollout
+from fastav import __version__, engine, media, provenance, rollout
 from fastav.cost import Clock, fvcore_flops, gqa_flops, kv_bytes, paper_flops, peak_memory
 from fastav.decoder import cache_keyword
 from fastav.errors import UserError
@@ -27,7 +29,7 @@ from fastav.media import Clip
 from fastav.methods import Method, Trim, Vanilla, lengths, parse
 from fastav.models import load_model
 from fastav.models.adapter import Adapter, Inputs
-from fastav.plan import Plan
+from fastav.plan import Plan, check_settings
 from fastav.result import Comparison, Result
 
 MAX_QUESTION_CHARACTERS = 2000
@@ -153,22 +155,47 @@ class Session:
             )
         return Comparison(*results)
 
-    def calibrate(self, n_clips: int, *, keep: float, alpha: float, statistic: str, progress=lambda text: None) -> Plan:
-        """A plan for this model from `n_clips` of its calibration clips, at the middle layer (section 2.3 of the paper).
+    def calibrate(
+        self,
+        n_clips: int,
+        clips: Iterable[Path | Clip] | None = None,
+        *,
+        question: str = rollout.QUESTION,
+        keep: float = 0.42,
+        alpha: float = 0.5,
+        statistic: str = "visible-column",
+        progress=lambda text: None,
+    ) -> Plan:
+        """A plan for this model at its middle layer, from `n_clips` clips with both streams (section 2.3 of the paper).
 
-        Raises UserError for a model without calibration clips or impossible settings.
+        The first of `clips` (files, or decoded) that can be used are asked `question`; None: clips that the model brings, with a
+        question each. What is done, and every clip that is left out, is told to `progress`.
+        Raises UserError for impossible settings, when no clip can be used, and for a model that brings none.
         """
+        check_settings(keep, alpha, statistic, n_clips)
         start = self.n_layers // 2
+        asked = self.adapter.calibration_clips(n_clips) if clips is None else ((clip, question) for clip in clips)
 
-        def samples():
-            for i, (clip, question) in enumerate(self.adapter.calibration_clips(n_clips)):
-                inputs, _ = self.inputs(clip, question)
-                matrix = rollout.rollout(self.model, start, alpha, inputs_embeds=inputs.embeds)
-                progress(f"clip {i + 1} of {n_clips}")
-                yield inputs.layout, rollout.influence(matrix, statistic)
+        def sample(clip: Path | Clip, text: str) -> tuple[str, TokenLayout, np.ndarray]:
+            clip = clip if isinstance(clip, Clip) else self.read(clip)
+            inputs, _ = self.inputs(clip, text)
+            if inputs.layout.single_stream:
+                raise UserError("it has no sound" if inputs.layout.count()["video"] else "it has no picture")
+            positions = {name: value for name, value in inputs.generate_kwargs.items() if name == "position_ids"}
+            matrix = rollout.rollout(self.model, start, alpha, inputs_embeds=inputs.embeds, logits_to_keep=1, **positions)
+            return clip.sha256, inputs.layout, rollout.influence(matrix, statistic)
 
         with self._lock:
-            return rollout.calibrate(samples(), model=self.model_name, start=start, keep=keep, statistic=statistic, alpha=alpha)
+            names, layouts, values = zip(*rollout.first_usable(asked, sample, n_clips, progress), strict=True)
+        settings = {"keep": keep, "alpha": alpha, "statistic": statistic}
+        return replace(
+            rollout.calibrate(zip(layouts, values, strict=True), model=self.model_name, start=start, **settings),
+            n_layers=self.n_layers,
+            checkpoint=self.checkpoint,
+            question="" if clips is None else question,
+            clips_sha256=hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest(),
+            fastav_version=__version__,
+        )
 
     def free(self) -> None:
         """Let go of the last clip's features and of what torch holds back: for the question after an out-of-memory."""

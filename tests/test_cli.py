@@ -92,7 +92,7 @@ def test_what_the_user_can_fix_is_one_line_and_exit_code_2(clips, capsys, argume
 
 def test_calibrate_writes_a_plan_that_the_method_accepts(clips, tmp_path, capsys):
     plan = tmp_path / "plan.json"
-    assert main(["calibrate", "--clips", "2", "--keep", "0.1", "--output", str(plan)]) == 0
+    assert main(["calibrate", "-n", "2", "--keep", "0.1", "--output", str(plan)]) == 0
     assert "33 of 328 media offsets pass" in capsys.readouterr().out
     assert main([str(clips / "both.mp4"), QUESTION, "--method", f"fastav:plan={plan}", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
@@ -112,7 +112,7 @@ ASK = ("assets/examples/dog_car.mp4", "Is the dog visible in the video?", "--mea
         (ASK, r"import time:.* transformers\n", 0.2),
         (ASK, "loading tiny", 0),
         (ASK, "measuring", 1.5),
-        (("calibrate", "--clips", "9999", "--output", "{}/plan.json"), "clip 2 of", 0.1),
+        (("calibrate", "-n", "9999", "--output", "{}/plan.json"), "clip 2 of", 0.1),
         (("check",), r"import time:.* fastav\.check\n", 0),
     ],
 )

@@ -114,3 +114,20 @@ def test_attention_that_is_not_finite_makes_no_plan():
     layout = TokenLayout.of(("text", 1), ("video", 1), ("audio", 1))
     with pytest.raises(UserError, match="not finite; give --dtype bfloat16 or float32"):
         rollout.calibrate([(layout, np.array([1, np.nan, 1]))], model="m", start=2)
+
+
+def test_more_files_than_asked_for_are_drawn_by_a_fixed_seed(tmp_path):
+    """Hidden files, sound and other files are not looked at; folders inside are."""
+    names = [f"{i % 3}/{i}.mp4" for i in range(12)] + ["a.MKV", ".hidden.mp4", ".trash/b.mp4", "c.wav", "QA.json"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    wanted = sorted(tmp_path / name for name in names[:13])
+    assert rollout.video_files(tmp_path, 13) == rollout.video_files(tmp_path, 100) == wanted
+    drawn, empty = rollout.video_files(tmp_path, 4), tmp_path / "empty"
+    empty.mkdir()
+    assert drawn != wanted and sorted(drawn) == wanted and drawn == rollout.video_files(str(tmp_path), 5)
+    with pytest.raises(UserError, match="holds no video file; looked for .3gp, .avi,"):
+        rollout.video_files(empty, 1)
+    with pytest.raises(UserError, match="100 is not a folder; .* -n"):
+        rollout.video_files("100", 1)

@@ -514,11 +514,6 @@ def test_a_prompt_beyond_the_models_length_is_refused(adapter, clip, monkeypatch
         adapter.prepare(features, clip, QUESTION)
 
 
-def test_calibration_without_clips_says_so(adapter):
-    with pytest.raises(UserError, match="no calibration clips"):
-        adapter.calibration_clips(3)
-
-
 def test_frames_and_newlines_are_video(adapter, clip):
     """3 rows of 3 + 1 in every frame of the small tower."""
     with torch.inference_mode():

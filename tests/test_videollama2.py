@@ -253,11 +253,6 @@ def test_sound_at_another_rate_is_refused(tiny):
         tiny.encode(clip_from_arrays(None, 1, np.ones(8000), rate=8000))
 
 
-def test_calibration_says_what_to_do_instead(tiny):
-    with pytest.raises(UserError, match="no calibration clips; .*rollout.calibrate on clips of yours"):
-        tiny.calibration_clips(1)
-
-
 # --- what a checkpoint folder may hold
 
 

@@ -32,6 +32,11 @@ def home(name: str) -> ModuleType:
     return import_module(_ADAPTERS[name].partition(":")[0])
 
 
+def adapter_class(name: str) -> type:
+    """The adapter class of model `name`, which holds no weights. Raises UserError for an unknown name."""
+    return getattr(home(name), _ADAPTERS[name].partition(":")[2])
+
+
 def load_model(
     name: str,
     checkpoint: str | None = None,
@@ -51,4 +56,4 @@ def load_model(
     """
     options = {"revision": revision, "device": device, "dtype": dtype, "device_map": device_map, "attn": attn}
     with blaming_untried():
-        return getattr(home(name), _ADAPTERS[name].partition(":")[2])(checkpoint, **options)
+        return adapter_class(name)(checkpoint, **options)

@@ -86,11 +86,23 @@ class Adapter(Protocol):
     def prepare(self, features: Any, clip: Clip, question: str) -> Inputs:
         """The prompt of one question. Raises UserError for a question the model cannot read."""
 
-    def calibration_clips(self, n: int) -> Iterator[tuple[Clip, str]]:
-        """(clip, question) pairs outside every test set, both streams present."""
+    @staticmethod
+    def calibration_clips(n: int) -> Iterator[tuple[Clip, str]]:
+        """`n` (clip, question) pairs outside every test set, both streams present.
+
+        Raises UserError (`no_clips`) for a model that brings none: it is calibrated on its user's.
+        """
 
     def decode(self, ids: list[int]) -> str:
         """The answer's text from new token ids, stop token or not."""
+
+
+def no_clips(name: str) -> UserError:
+    """What `calibration_clips` of model `name` raises where it brings none."""
+    return UserError(
+        f"{name} brings no clips to calibrate on; give a folder of yours: "
+        f"python -m fastav calibrate --model {name} --clips DIR --output FILE"
+    )
 
 
 def resolve(device=None, dtype=None, attn=None, device_map=None) -> tuple[torch.device, torch.dtype, str]:

@@ -27,7 +27,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 from fastav.errors import UserError
 from fastav.layout import layout_of
 from fastav.media import AUDIO_RATE, Clip
-from fastav.models.adapter import Fact, Inputs, resolve
+from fastav.models.adapter import Fact, Inputs, no_clips, resolve
 from fastav.models.qwen2 import generate_kwargs, read_tokenizer
 from fastav.models.weights import Weights, describes, empty, load, locate, read_json
 
@@ -256,8 +256,9 @@ class Qwen25OmniAdapter:
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
-    def calibration_clips(self, n: int) -> Iterator[tuple[Clip, str]]:
-        raise UserError(f"{self.name} brings no calibration clips; only the built-in model does")
+    @staticmethod
+    def calibration_clips(n: int) -> Iterator[tuple[Clip, str]]:
+        raise no_clips(Qwen25OmniAdapter.name)
 
 
 def rename(key: str) -> str | None:

@@ -87,7 +87,8 @@ class Tiny:
     def decode(self, ids: list[int]) -> str:
         return self.tiny.tokenizer.decode(ids)
 
-    def calibration_clips(self, n: int) -> Iterator[tuple[Clip, str]]:
+    @staticmethod
+    def calibration_clips(n: int) -> Iterator[tuple[Clip, str]]:
         """Clips of the training split with both streams, one question each."""
         from fastav.tiny.scenes import calibration_clips
 

@@ -32,7 +32,7 @@ from transformers import (
 from fastav.errors import UserError
 from fastav.layout import TokenLayout
 from fastav.media import Clip
-from fastav.models.adapter import Fact, Inputs, resolve
+from fastav.models.adapter import Fact, Inputs, no_clips, resolve
 from fastav.models.qformer import Speech, segment_positions
 from fastav.models.qwen2 import generate_kwargs, generation_fact, read_tokenizer
 from fastav.models.siglip import SIZES, pixel_values, resize
@@ -233,11 +233,9 @@ class VideoSALMONN2Adapter:
     def tokenize(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def calibration_clips(self, n: int) -> Iterator[tuple[Clip, str]]:
-        raise UserError(
-            f"{self.name} brings no calibration clips; its rule is the paper's. For a plan of its own, run "
-            "fastav.rollout.calibrate on clips of yours"
-        )
+    @staticmethod
+    def calibration_clips(n: int) -> Iterator[tuple[Clip, str]]:
+        raise no_clips(VideoSALMONN2Adapter.name)
 
     def _see(self, clip: Clip) -> torch.Tensor:
         """[F, V, D]"""

@@ -18,7 +18,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, Sigl
 from fastav.errors import UserError
 from fastav.layout import TokenLayout, first_audio
 from fastav.media import Clip
-from fastav.models.adapter import Fact, Inputs, resolve
+from fastav.models.adapter import Fact, Inputs, no_clips, resolve
 from fastav.models.beats import Beats, BeatsConfig
 from fastav.models.qwen2 import generate_kwargs, generation_fact, read_tokenizer
 from fastav.models.siglip import SIZES, pixel_values, resize
@@ -194,11 +194,9 @@ class VideoLLaMA2Adapter:
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
-    def calibration_clips(self, n: int) -> Iterator[tuple[Clip, str]]:
-        raise UserError(
-            f"{self.name} brings no calibration clips; its rule is the paper's. For a plan of its own, run "
-            "fastav.rollout.calibrate on clips of yours"
-        )
+    @staticmethod
+    def calibration_clips(n: int) -> Iterator[tuple[Clip, str]]:
+        raise no_clips(VideoLLaMA2Adapter.name)
 
     def _embed(self, text: str) -> torch.Tensor:
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
