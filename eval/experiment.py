@@ -40,17 +40,13 @@ def clip_file(dataset: Dataset, clip: str) -> Path:
 
 
 def settings(session, asked: dict, forms: dict[str, str], digests: dict[str, str | None], found: dict | None) -> dict:
-    """The header of a run: what names its answers. `found` is the header there, to whose methods those asked for are added.
+    """The header of a run: what names its answers, and the libraries and the machine that it began with. `found` is the header
+    there, to whose methods those asked for are added.
 
     asked: what the command says; forms: method as typed -> full text form; digests: see `plans`.
     Raises UserError when the run found there is another experiment.
     """
-    now = {
-        "schema": SCHEMA,
-        **asked,
-        "folder": str(session.folder.absolute()),
-        **{name: session.provenance[name] for name in ("weights_sha256", "checkpoint_commit", "dtype", "attn", "fastav")},
-    }
+    now = {"schema": SCHEMA, **asked, "folder": str(session.folder.absolute()), **session.provenance}
     new = [{"label": text, "method": form, "plan_sha256": digests[text]} for text, form in forms.items()]
     if found is None:
         return {**now, "methods": new}

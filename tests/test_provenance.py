@@ -12,6 +12,7 @@ import pytest
 from test_session import StubAdapter, make_clip
 
 import fastav
+from eval import run
 from fastav.models.tiny import Tiny
 from fastav.session import Session, load
 
@@ -84,6 +85,14 @@ def test_a_hub_snapshot_names_its_commit(tiny_copy, tmp_path):
     assert commit == folder.name and digest == told(Tiny())[0]
 
 
+def test_the_evaluation_writes_it_into_header_and_records(tmp_path):
+    assert run.main(["--bench", "avhbench", "--limit", "1", "--method", "vanilla", "--output", str(tmp_path)]) == 0
+    header, answer = (json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines())
+    for found in (header["header"], answer["result"]):
+        assert found.get("fastav", {}).get("version") == fastav.__version__
+        assert found["weights_sha256"] and found["versions"]["torch"] == version("torch") and "CPU" in found["device"]
+
+
 TELL = "import json; from fastav import provenance; print(json.dumps(provenance.fastav()))"
 
 
@@ -122,4 +131,5 @@ def test_a_checkout_names_its_commit_and_whether_tracked_files_differ(tmp_path):
         digests.add(dirty["source_sha256"])
     assert len(digests) == 3
     git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "somebody else's")
     assert tell(outside) == {**clean, "commit": None}
