@@ -30,10 +30,10 @@ def begun() -> None:
     _command[:] = [word for word in _command if not (word.startswith("--f") and "--fresh".startswith(word))]
 
 
-def line() -> str:
-    return f"interrupted; this goes on from here: {shlex.join(_command)}"
+def way_on() -> str:
+    return f"this goes on from here: {shlex.join(_command)}"
 
 
 def _stop(*_) -> None:
-    os.write(2, f"\n{line()}\n".encode())
+    os.write(2, f"\ninterrupted; {way_on()}\n".encode())
     os._exit(CODE)

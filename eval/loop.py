@@ -101,11 +101,11 @@ class _Attempts:
             return Failure("UserError", str(error))
         except Exception as error:
             text = " ".join(str(error).split())
+            kind = type(error).__name__
             if not is_out_of_memory(error):
                 self._show(error)
-                kind = type(error).__name__
                 return Failure(kind, f"{kind}: {text}")
-            failure = Failure("out of memory", f"out of memory: {text}")
+            failure = Failure("out of memory", f"out of memory: {text or kind}")
         # Only here, where the exception is gone: it held all tensors of the frames it came through.
         with suppress(Exception):  # a GPU that has failed refuses even this
             self._session.free()

@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         _tell(f"error: {error}")
         return TO_FIX
     except KeyboardInterrupt:
-        _tell(interrupt.line())
+        _tell(f"interrupted; {interrupt.way_on()}")
         return interrupt.CODE
 
 
@@ -118,10 +118,10 @@ def evaluate(args: argparse.Namespace) -> int:
             name = "summary" if len(questions) == len(dataset.questions) else f"summary-first-{len(questions)}"
             _publish(numbers, output, name)
         except (UserError, OSError) as error:
-            _tell(f"error: {error}; the same command goes on from here")
+            _tell(f"error: {error}; {interrupt.way_on()}")
             return PARTIAL
     if numbers["errors"]:
-        _tell(f"partial: {len(numbers['errors'])} answers are missing, see above; the same command asks for them again")
+        _tell(f"partial: {len(numbers['errors'])} answers are missing, listed in the tables with the reason")
         return PARTIAL
     return COMPLETE
 

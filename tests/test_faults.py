@@ -251,7 +251,7 @@ def drive(script, data, out):
 
 def lines(err):
     """What stands on stderr beside progress bars."""
-    return [line for line in err.replace("\r", "\n").splitlines() if line.strip() and "answer/s]" not in line]
+    return [line for line in err.replace("\r", "\n").splitlines() if line.strip() and "%|" not in line]
 
 
 def test_ctrl_c_at_any_line_is_one_line_and_loses_nothing(tmp_path, out):
@@ -290,6 +290,15 @@ def test_a_full_disk_is_one_line_and_keeps_the_answers(tmp_path, out):
         assert ends and limit - 2000 < size <= limit  # less than one record is missing
         assert f"the {max(0, n_lines - 1)} answers in it are kept" in err
         assert lasting(json.loads(text.splitlines()[-1])) == whole
+
+
+def test_a_full_disk_names_the_command_that_goes_on(session, data, out, capsys, monkeypatch):
+    """With --fresh the same command would start over."""
+    monkeypatch.setattr(os, "fsync", lambda file: raising(OSError(28, "No space left on device"))())
+    assert code_of(data, out, "--fresh") == 3
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "records.jsonl': No space left on device; the 10 answers in it are kept; this goes on from here: python" in last
+    assert "--output" in last and "--fresh" not in last
 
 
 FINISHED = """
