@@ -96,6 +96,7 @@ class StubSession:
             raise UserError("unknown word 'zebra'")
         pruned = method != "vanilla"
         answer = "no" if pruned and says_no(question, clip.name, method) else "Yes."
+        n_last = 9 - int(method.partition("p=")[2].partition(",")[0]) // 10 if pruned else 9
         relative = 60.0 + len(question) % 7 if pruned else 100.0
         return StubResult(
             answer=answer,
@@ -111,7 +112,7 @@ class StubSession:
             notes=(),
             token_runs=(("text", -1, 9),),
             layers_seen=(8,) * 9,
-            lengths=(9,) * 8,
+            lengths=(*[9] * 4, *[n_last] * 4),
             tokens_before={"text": 9},
             tokens_after={"text": 9},
             flops=1e6 * relative,

@@ -14,6 +14,7 @@ from evaluating import DRIVER, ROOT, document, evaluate, method, record, small_s
 from eval import benchmarks
 from eval.benchmarks import annotations
 from eval.stats import newcombe_paired
+from fastav import __version__
 
 
 @pytest.fixture
@@ -204,7 +205,8 @@ def test_another_fastav_adds_no_answers_but_reports_finished_ones(tmp_path, data
         file.write("# changed\n")
     assert command("--limit", "7")[0] == 0
     code, line = command()
-    assert code == 2 and "another FastAV: there 0.1.0 (source" in line and ", now 0.1.0 (source" in line
+    assert code == 2
+    assert f"another FastAV: there {__version__} (source" in line and f", now {__version__} (source" in line
     assert len(records(out)) == 1 + 2 * 7
 
 
@@ -294,12 +296,12 @@ def test_fastav_minus_random_is_printed_with_its_paired_interval(session, tmp_pa
     data = small_set(tmp_path / "data", n_clips=30)
     asked = [q for q in json.loads((data / "QA.json").read_text()) if q["task"] == "AV Matching"]
     write(data, asked)
-    evaluate(data, out, "--method", "fastav:rule=random", "--method", "fastav")
+    evaluate(data, out, "--method", "fastav:rule=random", "--method", "fastav", "--method", "fastav:p=30")
     text = capsys.readouterr().out
-    assert "fastav - fastav:rule=random" in text
+    assert "fastav - fastav:rule=random" in text and "fastav:p=30 - " not in text
     right = {"random": [], "rule": []}
     for r in records(out)[1:]:
-        name = "random" if "=random" in r["method"] else "rule" if r["method"] != "vanilla" else None
+        name = "random" if "=random" in r["method"] else "rule" if "p=20" in r["method"] else None
         if name:
             right[name].append((r["key"], r["result"]["answer"].strip(".").capitalize() == r["label"]))
     a, b = (dict(right[name]) for name in ("rule", "random"))

@@ -274,6 +274,67 @@ MUTANTS = {
             "if not (needed := 1):",
         ),
     ],
+    ("fastav/provenance.py", "tests/test_provenance.py"): [
+        ("a dirty tree passes for its commit", '("+dirty" if git(', '("" if git('),
+        ("two dirty trees look alike", 'sorted(package.rglob("*.py"))', "()"),
+        ("a wheel takes the commit of the repository around it", 'if not (_ROOT / ".git").exists():', "if False:"),
+        ("the word list of a checkpoint may change", '("safetensors", "bin", "json", "txt"', '("safetensors", "bin", "txt"'),
+    ],
+    ("eval/experiment.py", "tests/test_experiment.py"): [
+        ("a plan is known by its name", 'if entry["plan_sha256"] != now:', "if False:"),
+        (
+            "a clip is known by its name",
+            'if now.get(question.clip, result["clip_sha256"]) != result["clip_sha256"]:',
+            "if False:",
+        ),
+        ("another FastAV goes on", 'return fastav["version"], fastav["source_sha256"]', 'return (fastav["version"],)'),
+        ("a finished run's weights are not looked at", "if same_checkpoint(found, asked) and folder.is_dir():", "if False:"),
+        ("questions in other words go on", 'if result["question"] != question.prompt:', "if False:"),
+    ],
+    ("eval/run.py", "tests/test_experiment.py"): [
+        (
+            "a limited summary replaces the whole one",
+            'name = "summary" if len(questions) ==',
+            'name = "summary" if True or len(questions) ==',
+        ),
+    ],
+    ("eval/interrupt.py", "tests/test_faults.py"): [
+        ("the line that resumes starts over", "_command[:] = [word for word in _command if", "[word for word in _command if"),
+    ],
+    ("eval/store.py", "tests/test_experiment.py"): [
+        ("records of the earlier schema pass", 'if self.settings and self.settings.get("schema") != SCHEMA:', "if False:"),
+        (
+            "an old summary beside fresh records",
+            'for file in (*folder.glob("summary*"), self.path):',
+            "for file in (self.path,):",
+        ),
+    ],
+    ("eval/store.py", "tests/test_faults.py"): [
+        ("half a line stays on a full disk", "self._file.truncate(end)", "pass"),
+    ],
+    ("eval/loop.py", "tests/test_experiment.py"): [
+        ("a plan that changes under way", 'if outcome["plan_sha256"] != methods[method]:', "if False:"),
+        ("a clip that changes under way", "if not isinstance(clip, Failure) and known.get(", "if False and known.get("),
+    ],
+    ("eval/loop.py", "tests/test_faults.py"): [
+        ("no memory is given back", "self._session.free()", "pass"),
+        (
+            "memory is given back while the exception holds it",
+            'failure = Failure("out of memory", f"out of memory: {text or kind}")',
+            'failure = Failure("out of memory", f"out of memory: {text or kind}"); self._kept = error',
+        ),
+        ("the CPU allocator's error is like any other", "out of memory|DefaultCPUAllocator|", "out of memory|"),
+        ("a traceback for each question", "if place not in self._shown:", "if True:"),
+    ],
+    ("eval/summary.py", "tests/test_experiment.py"): [
+        ("random minus FastAV", "        a, b = b, a", "        pass"),
+        ("random at other token counts", 'of_a["lengths"] == of_b["lengths"]', "True"),
+        ("intervals of a task count questions", "[q.clip for q in scored])", "[q.key for q in scored])"),
+    ],
+    ("eval/stats.py", "tests/test_stats.py"): [
+        ("an interval narrower than Wilson's", "return max(1.0, sum(", "return max(0.0, sum("),
+        ("clips do not count", "by_clip[clip] += value - mean", "by_clip[object()] += value - mean"),
+    ],
 }
 
 
