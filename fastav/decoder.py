@@ -39,9 +39,11 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     return found[0]
 
 
-def argument_names(layer: nn.Module) -> list[str]:
-    """Of the layer's forward, in order, without self."""
-    return list(inspect.signature(type(layer).forward).parameters)[1:]
+def arguments(layer: nn.Module) -> dict[str, inspect.Parameter]:
+    """Of the layer's forward, in order, without self. A subclass that only hands them on has those of the class it wraps."""
+    found = [dict(inspect.signature(kind.forward).parameters) for kind in type(layer).__mro__ if hasattr(kind, "forward")]
+    named = next((names for names in found if "hidden_states" in names), found[0])
+    return {name: parameter for name, parameter in named.items() if name != "self"}
 
 
 def cache_keyword(model: nn.Module) -> str:
@@ -49,12 +51,12 @@ def cache_keyword(model: nn.Module) -> str:
 
     transformers 5.24 renamed it. Raises UserError for a model whose layers take no cache.
     """
-    layer = type(decoder_layers(model)[0])
-    for name, parameter in inspect.signature(layer.forward).parameters.items():
+    layer = decoder_layers(model)[0]
+    for name, parameter in arguments(layer).items():
         if name in ("cache", "past_key_values") or "Cache" in str(parameter.annotation):
             return name
     raise UserError(
-        f"{layer.__name__} takes no cache under transformers {transformers_version}, and FastAV prunes by way of the cache; "
+        f"{type(layer).__name__} takes no cache under transformers {transformers_version}, and FastAV prunes by way of it; "
         "use a model whose decoder layers are given one"
     )
 

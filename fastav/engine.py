@@ -19,7 +19,7 @@ from transformers import DynamicCache
 from transformers import __version__ as transformers_version
 
 from fastav.decoder import (
-    argument_names,
+    arguments,
     cache_keyword,
     decoder_layers,
     prove_rotation,
@@ -119,7 +119,7 @@ def install(model: nn.Module) -> None:
     for index, layer in enumerate(layers):
         if not getattr(layer, "_fastav_installed", False):
             layer._fastav_installed = True
-            names = argument_names(layer)
+            names = list(arguments(layer))
             layer.register_forward_pre_hook(_before(index, names), with_kwargs=True)
             layer.register_forward_hook(_after(index, names), with_kwargs=True)
     _INSTALLED.add(model)
