@@ -295,12 +295,15 @@ runpy.run_path("eval/speed.py", run_name="__main__")
 def test_ctrl_c_while_measuring_is_one_line(tmp_path):
     command = [sys.executable, "eval/speed.py", *QUICK, "--repeats", "9999", "--output", str(tmp_path / "a.json")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
-        seen = b""
-        while b" 2/" not in seen:  # of the progress bar
-            seen += (byte := running.stderr.read(1))
-            assert byte, seen
-        running.send_signal(signal.SIGINT)
-        out, err = running.communicate()
+        try:
+            seen = b""
+            while b"run/s" not in seen:  # the progress bar has begun
+                seen += (byte := running.stderr.read(1))
+                assert byte, seen
+            running.send_signal(signal.SIGINT)
+            out, err = running.communicate(timeout=60)
+        finally:
+            running.kill()
     assert (running.returncode, out) == (130, b"")
     assert err.splitlines()[-1] == b"interrupted" and b"Traceback" not in err
     assert not list(tmp_path.iterdir())
