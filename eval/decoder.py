@@ -1,0 +1,72 @@
+"""What eval/speed.py times: a decoder of real shape with random weights, and the prompt that one clip makes in a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+from fastav import engine
+from fastav.layout import TokenLayout, first_audio
+from fastav.methods import Method, Trim, lengths, parse
+from fastav.models.adapter import Inputs
+from fastav.models.placement import check_memory
+from fastav.models.video_salmonn2_inputs import align, interleaved_layout
+
+
+def _videollama2() -> TokenLayout:
+    """4 frames (676 tokens) and 30 s of sound, of which 16 s (800 tokens) are there: N = 2,206."""
+    layout = TokenLayout.of(("text", 14), ("video", 676, 4), ("audio", 1496, 800), ("text", 20))
+    return layout.with_facts(rule_keep=first_audio(layout, 10))
+
+
+def _video_salmonn2() -> TokenLayout:
+    """10 s: 10 frames of 182 visual and 6 audio tokens; 20 of the 60 audio tokens hear more than padding: N = 1,910."""
+    return interleaved_layout(14, 182, *align(60, 10, 10.0), 20, 16)
+
+
+MODELS: dict[str, Callable[[], TokenLayout]] = {"videollama2.1-av": _videollama2, "video-salmonn-2": _video_salmonn2}
+
+# Qwen2-7B, the decoder of both models; all its widths divided by 7; and one that only shows that the command works.
+SIZES = {
+    "real": dict(hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4),
+    "scaled": dict(hidden_size=512, intermediate_size=2706, num_hidden_layers=28, num_attention_heads=8, num_key_value_heads=2),
+    "tiny": dict(hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2, num_key_value_heads=1),
+}
+VOCABULARY = {"real": 152064, "scaled": 152064 // 7, "tiny": 100}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method on the prompt. inputs hold what enters the decoder, lengths [L] the planned tokens per layer."""
+
+    label: str
+    method: Method
+    inputs: Inputs
+    lengths: list[int]
+
+
+def cases(layout: TokenLayout, embeds: torch.Tensor, percents: list[int], n_layers: int) -> list[Case]:
+    """Vanilla first, then FastAV and trim+FastAV at every P."""
+    found = []
+    for label in ["vanilla", *(f"{trim}fastav:p={p}" for trim in ("", "trim+") for p in percents)]:
+        method, inputs = parse(label, n_layers), Inputs(embeds, layout)
+        if isinstance(method, Trim):
+            inputs, _ = inputs.subset(method.trimmed(layout))
+        found.append(Case(label, method, inputs, lengths(method, inputs.layout, n_layers)))
+    return found
+
+
+def build(size: str, device: torch.device, dtype: torch.dtype, attn: str):
+    """A stock Qwen2 with random weights, hooks installed. It never stops by itself: all runs have the same length."""
+    torch.manual_seed(0)
+    config = Qwen2Config(vocab_size=VOCABULARY[size], bos_token_id=None, eos_token_id=None, pad_token_id=None, **SIZES[size])
+    with torch.device("meta"):
+        n_parameters = AutoModelForCausalLM.from_config(config).num_parameters()
+    check_memory(n_parameters * dtype.itemsize, device, dtype)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attn).eval()
+    engine.install(model)
+    return model
