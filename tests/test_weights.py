@@ -1,5 +1,6 @@
 """Checkpoint files -> module. Oracle: the tensors that were written, torch's own state_dict, arithmetic on sizes."""
 
+import contextlib
 import json
 import math
 import subprocess
@@ -259,6 +260,25 @@ def test_broken_files_are_named(tmp_path, tensors, form):
         load(folder)
     with pytest.raises(UserError, match="holds no weights; expected model.safetensors"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8000000 bytes."),
+    ],
+)
+def test_a_file_is_not_called_damaged_when_memory_runs_out(tmp_path, tensors, monkeypatch, error):
+    def get_tensor(*args):
+        raise error
+
+    opened = SimpleNamespace(get_tensor=get_tensor)
+    folder = weights.Weights(write(tmp_path / "c", tensors))
+    monkeypatch.setattr(weights, "safe_open", lambda *args, **options: contextlib.nullcontext(opened))
+    with pytest.raises(Exception) as caught:  # noqa: B017  (which one is the question)
+        list(folder.tensors(folder.files[0], ["model.a.bias"], torch.device("cpu")))
+    assert caught.value is error
 
 
 def test_code_in_a_bin_file_is_not_run(tmp_path):

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from tqdm import tqdm
 
+from fastav.cost import out_of_memory
 from fastav.errors import UserError
 from fastav.models.placement import Placement, check_memory
 
@@ -263,8 +264,8 @@ def _readable(file: Path) -> Iterator[None]:
     """Turns the ways in which a file can be broken into one named error."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except (SafetensorError, pickle.UnpicklingError, EOFError, KeyError, OSError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())
         raise UserError(f"{file} is cut or damaged ({reason}); fetch it again") from error
