@@ -23,15 +23,15 @@ _SAME = ("benchmark", "annotations_sha256", "model", "weights_sha256", "dtype", 
 _WAY_OUT = "give another --output, or --fresh to start over"
 
 
-def plans(typed: Sequence[str]) -> dict[str, str | None]:
+def plans(typed: Sequence[str], model: str) -> dict[str, str | None]:
     """Method as typed -> digest of the plan it names, or None.
 
-    Raises UserError for an unknown method or a file that is no plan.
+    Raises UserError for an unknown method, a file that is no plan or a plan of another model.
     """
     for text in typed:
         methods.parse(text)
         if file := provenance.plan_file(text):
-            Plan.read(file)
+            Plan.read(file, model=model)
     return {text: provenance.plan_sha256(text) for text in typed}
 
 

@@ -94,7 +94,7 @@ def evaluate(args: argparse.Namespace) -> int:
     questions = dataset.questions[: args.limit]
     models.check_name(args.model)
     typed = list(dict.fromkeys(["vanilla", *(args.method or ["fastav"])]))
-    plans = experiment.plans(typed)
+    plans = experiment.plans(typed, args.model)
     output = args.output or ROOT / "eval" / "runs" / f"{dataset.name}-{args.model}"
     asked = {"benchmark": dataset.name, "annotations_sha256": dataset.annotations_sha256, "model": args.model}
     asked |= {name: getattr(args, name) or "default" for name in ("checkpoint", "revision")}
