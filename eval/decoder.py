@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from fastav import engine
 from fastav.layout import TokenLayout, first_audio
-from fastav.methods import Method, Trim, lengths, parse
+from fastav.methods import Method, lengths, parse
 from fastav.models.adapter import Inputs
 from fastav.models.placement import check_memory
 from fastav.models.video_salmonn2_inputs import align, interleaved_layout
@@ -52,9 +52,8 @@ def cases(layout: TokenLayout, embeds: torch.Tensor, percents: list[int], n_laye
     """Vanilla first, then FastAV and trim+FastAV at every P."""
     found = []
     for label in ["vanilla", *(f"{trim}fastav:p={p}" for trim in ("", "trim+") for p in percents)]:
-        method, inputs = parse(label, n_layers), Inputs(embeds, layout)
-        if isinstance(method, Trim):
-            inputs, _ = inputs.subset(method.trimmed(layout))
+        method = parse(label, n_layers)
+        inputs, _ = Inputs(embeds, layout).subset(method.enters(layout))
         found.append(Case(label, method, inputs, lengths(method, inputs.layout, n_layers)))
     return found
 

@@ -28,13 +28,11 @@ try:  # torch and transformers take seconds: Ctrl-C then ends as it does later
     import numpy as np
     import torch
     from tqdm import tqdm
-    from transformers import DynamicCache
 
     from eval.decoder import MODELS, SIZES, Case, build, cases
     from fastav import cost, engine
     from fastav.decoder import cache_keyword, decoder_layers
     from fastav.errors import UserError
-    from fastav.methods import Vanilla
     from fastav.models.adapter import resolve
 except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
@@ -50,12 +48,9 @@ GOALS = {"cpu": [("videollama2.1-av", "scaled")], "cuda": [("videollama2.1-av", 
 def generate(model, case: Case, n_new_tokens: int) -> tuple[list[float], int]:
     """(seconds per forward, prefill first; KV bytes of the prompt)."""
     embeds = case.inputs.embeds
-    if isinstance(case.method, Vanilla):
-        cache = DynamicCache(config=model.config)
-    else:
-        cache = engine.PrunedCache(model.config, case.inputs.layout, case.method)
     clock = cost.Clock(embeds.device)
     clock.start()
+    cache = engine.cache_of(model.config, case.inputs.layout, case.method)
     model.generate(
         inputs_embeds=embeds,
         attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device),

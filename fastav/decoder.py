@@ -1,6 +1,6 @@
 """What FastAV takes from a stock transformers decoder: its layers, their queries, and the name under which the cache travels.
 
-Shapes: B rows, N prompt tokens, k of them, H query heads, G key/value heads, E head width, D model width.
+Shapes: B rows, N prompt tokens, n left of them, k or q of those, H query heads, G key/value heads, E head width, D model width.
 """
 
 from __future__ import annotations
@@ -69,6 +69,35 @@ def rotated_query(layer: nn.Module, hidden: torch.Tensor, position_embeddings) -
     return _rotated(layer, hidden, position_embeddings, "q")
 
 
+def rotated_keys(layer: nn.Module, hidden: torch.Tensor, position_embeddings) -> torch.Tensor:
+    """The layer's own keys [B, G, k, E], like `rotated_query`."""
+    return _rotated(layer, hidden, position_embeddings, "k")
+
+
+def last_query_score(layer: nn.Module, hidden: torch.Tensor, position_embeddings, keys: torch.Tensor, pad=None) -> torch.Tensor:
+    """How much the last query attends to each token in this layer (eq. 4 of the paper). Returns [B, n], each row sums to 1.
+
+    hidden [B, n, D] is the layer's input, position_embeddings its (cos, sin) [.., n, E], keys [B, G, n, E] the rotated keys the
+    layer just cached, pad bool [B, n] keys to leave out.
+    """
+    last = tuple(t[..., -1:, :] for t in position_embeddings)
+    unseen = None if pad is None else pad[:, None]
+    return attention_rows(layer, hidden[:, -1:], last, keys, unseen)[:, 0]
+
+
+def attention_rows(layer: nn.Module, asking: torch.Tensor, position_embeddings, keys: torch.Tensor, unseen=None):
+    """Attention of some of a layer's inputs, mean over heads, [B, q, n]: asking [B, q, D] with (cos, sin) [.., q, E] of them,
+    keys [B, G, n, E], unseen bool [B or 1, q or 1, n] those that a row cannot see. In float32, or the model's dtype if wider.
+    """
+    query = rotated_query(layer, asking, position_embeddings)  # [B, H, q, E]
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    query = query.to(keys.device, dtype).unflatten(1, (keys.shape[1], -1))  # [B, G, H/G, q, E]
+    logits = query @ keys.to(dtype).transpose(-1, -2).unsqueeze(2) * layer.self_attn.scaling  # [B, G, H/G, q, n]
+    if unseen is not None:
+        logits = logits.masked_fill(unseen[:, None, None], -torch.inf)
+    return logits.softmax(-1).mean((1, 2))
+
+
 def prove_rotation(layer: nn.Module, hidden: torch.Tensor, position_embeddings, keys: torch.Tensor) -> None:
     """Raises UserError unless this layer rotates as `rotated_query` does.
 
@@ -76,7 +105,7 @@ def prove_rotation(layer: nn.Module, hidden: torch.Tensor, position_embeddings, 
     hidden [B, n, D]. Layers without rotary positions (SmolLM3, Cohere2) differ. Waits for the device.
     """
     last = tuple(t[..., -1:, :] for t in position_embeddings)
-    own, cached = _rotated(layer, hidden[:, -1:], last, "k").float(), keys[:, :, -1:].float()
+    own, cached = rotated_keys(layer, hidden[:, -1:], last).float(), keys[:, :, -1:].float()
     if (own.to(cached.device) - cached).norm() > _KEY_TOLERANCE * cached.norm():
         raise UserError(
             f"a layer of {type(layer).__name__} makes its keys otherwise than by norm, projection and rotary positions, so its "
@@ -102,14 +131,14 @@ def refuse_unfit_layers(config, caches, first: int) -> None:
     caches: the cache's own layers, which know what each layer attends to. A layer with a window or with a state of another
     kind holds no keys of all tokens. Models that add image features to early layers need all tokens there.
     """
-    for layer, held in enumerate(caches[first:], first):
+    for layer, held in enumerate(caches[max(first, 0) :], max(first, 0)):
         if type(held) is not DynamicLayer:
             kind = "sliding_attention" if getattr(held, "is_sliding", False) else f"a {type(held).__name__}"
             raise UserError(
                 f"layer {layer} uses {kind}, which cannot be pruned; only full_attention layers from layer {first} on can"
             )
     injections = getattr(getattr(config, "vision_config", None), "deepstack_visual_indexes", None) or []
-    if first < len(injections):
+    if injections and first < len(injections):
         raise UserError(
             f"this model adds image features after layers 0..{len(injections) - 1}; "
             f"start must be at least {len(injections) + 1}, got {first + 1}"

@@ -10,9 +10,9 @@ request without a PrunedCache runs the untouched model.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import DynamicCache
@@ -22,32 +22,18 @@ from fastav.decoder import (
     arguments,
     cache_keyword,
     decoder_layers,
-    prove_rotation,
     refuse_unfit_call,
     refuse_unfit_layers,
-    rotated_query,
 )
 from fastav.errors import UserError
 from fastav.layout import PAD, TokenLayout, layout_of
-from fastav.methods import FastAV, Method, lengths
+from fastav.methods import FastAV, Method
+from fastav.methods.cut import BEFORE, lengths_of
+from fastav.seen import LayerSeen, Left
+from fastav.steps import Positions, steps_of, take, with_features
 from fastav.versions import blaming_untried, warn_if_untried
 
 _INSTALLED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-
-
-@dataclass(frozen=True, eq=False)
-class _Step:
-    """One cut, ready for the device: either `index` (into what is left) known in advance, or a score to rank by."""
-
-    n_kept: int
-    high: bool
-    candidates: torch.Tensor  # bool [N]
-    score: torch.Tensor | None  # float [N]; None: last-query score
-    index: torch.Tensor | None = None  # LongTensor [1, n_kept]
-
-    def to(self, device) -> _Step:
-        tensors = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
-        return replace(self, **tensors)
 
 
 class PrunedCache(DynamicCache):
@@ -56,21 +42,29 @@ class PrunedCache(DynamicCache):
     positions[l]  LongTensor [B or 1, n_l]: original positions that layer l computed on, ascending; None before prefill.
     lengths[l]    tokens that layer l computes on at prefill, known before it runs.
 
-    Raises UserError when the method does not fit the model or the layout. A cache serves one request.
+    layout and method hold for all rows of a batch, or are sequences with one for each row: then all rows must have equally many
+    tokens, of which equally many leave at each cut. Raises UserError when a method does not fit the model or its layout. A cache
+    serves one request.
     """
 
-    def __init__(self, config, layout: TokenLayout, method: Method):
+    def __init__(self, config, layout: TokenLayout | Sequence[TokenLayout], method: Method | Sequence[Method]):
         super().__init__(config=config)
-        text = config.get_text_config(decoder=True)
-        self.layout, self.method = layout, method
-        cuts = method.cuts(layout, text.num_hidden_layers)
-        if cuts:
-            refuse_unfit_layers(config, self.layers, min(cuts))
-        self._config = config
-        self.lengths = lengths(method, layout, text.num_hidden_layers)
-        self.positions: list[torch.Tensor | None] = [None] * text.num_hidden_layers
-        self._steps = _resolve(cuts, layout)
-        self._pad = torch.from_numpy(layout.kind == PAD) if (layout.kind == PAD).any() else None
+        n_layers = config.get_text_config(decoder=True).num_hidden_layers
+        self.layouts = (layout,) if isinstance(layout, TokenLayout) else tuple(layout)
+        methods = (method,) * len(self.layouts) if isinstance(method, Method) else tuple(method)
+        self.n_tokens = len(self.layouts[0])
+        cuts = [method.cuts(layout, n_layers) for layout, method in zip(self.layouts, methods, strict=True)]
+        if any(cuts):
+            refuse_unfit_layers(config, self.layers, min(layer for each in cuts for layer in each))
+        lengths = [lengths_of(each, len(layout), n_layers) for each, layout in zip(cuts, self.layouts, strict=True)]
+        if any(each != lengths[0] for each in lengths):
+            raise UserError("the rows of this batch keep unlike numbers of tokens; batch only rows that keep equally many")
+        self._config, self._method, self.lengths = config, " and ".join(dict.fromkeys(map(str, methods))), lengths[0]
+        self.positions: list[torch.Tensor | None] = [None] * n_layers
+        self._steps = steps_of(cuts, self.n_tokens)
+        pad = torch.from_numpy(np.stack([layout.kind == PAD for layout in self.layouts]))
+        self._pad = pad if bool(pad.any()) else None
+        self._to_prove: set[nn.Module] = set()  # layers whose attention was a score before they ran
 
     def update(self, key_states, value_states, layer_idx, *args, **kwargs):
         """Store K and V [B, G, n, E]. A prefill whose length is not the planned one must never go unnoticed."""
@@ -78,7 +72,7 @@ class PrunedCache(DynamicCache):
         if self.layers[layer_idx].get_seq_length() == 0 and n != planned:
             with blaming_untried():
                 raise UserError(
-                    f"layer {layer_idx} computed on {n} tokens, but {self.method} plans {planned}{self._why_unpruned()}"
+                    f"layer {layer_idx} computed on {n} tokens, but {self._method} plans {planned}{self._why_unpruned()}"
                 )
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
@@ -93,15 +87,55 @@ class PrunedCache(DynamicCache):
     def crop(self, *args, **kwargs):
         raise UserError("assisted and contrastive decoding shorten the cache, which a PrunedCache cannot do; use plain decoding")
 
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens so far, counted as if none had left before layer 0: from this the model derives the next position."""
+        n = super().get_seq_length(layer_idx)
+        return n + self.n_tokens - self.lengths[0] if n and layer_idx == 0 else n
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        n, offset = super().get_mask_sizes(query_length, layer_idx)
+        began = layer_idx == 0 and self.layers[0].get_seq_length()
+        return (n + self.n_tokens - self.lengths[0] if began else n), offset
+
     def kept(self, row: int = 0) -> list[list[int]]:
         """Per layer the original positions it computed on. Waits for the device: call it after generate."""
         return [p[min(row, len(p) - 1)].tolist() for p in self.positions]
 
-    def _start(self, device) -> None:
-        """Send everything the hooks need to the device before layer 0, so that no later layer waits for the host."""
-        self.positions[0] = torch.arange(len(self.layout), device=device)[None]
-        self._steps = {layer: [step.to(device) for step in steps] for layer, steps in self._steps.items()}
-        self._pad = None if self._pad is None else self._pad.to(device, non_blocking=True)
+    def _start(self, embeds: torch.Tensor) -> torch.Tensor:
+        """The embeddings [B, N, D], merged where a score merges.
+
+        Everything that the hooks need goes to the device, and scores by features are made, before layer 0: no later layer waits
+        for the host.
+        """
+        for layer in sorted(self._steps):
+            moved = []
+            for step in self._steps[layer]:
+                step, merged = with_features(step.to(embeds.device), self.layouts, embeds)
+                embeds = merged if layer == BEFORE else embeds
+                moved.append(step)
+            self._steps[layer] = moved
+        self._pad = None if self._pad is None else self._pad.to(embeds.device, non_blocking=True)
+        self.positions[0] = torch.arange(self.n_tokens, device=embeds.device)[None]
+        return embeds
+
+    def _remove(self, layer: int, seen: Positions, positions: torch.Tensor) -> torch.Tensor:
+        """LongTensor [B or 1, n]: the index of what the cuts after `layer` leave of the tokens at `positions`."""
+        kept = torch.arange(positions.shape[-1], device=positions.device)[None]
+        for step in (step.to(positions.device) for step in self._steps[layer]):
+            kept = take(kept, step.choose(Left(seen, kept), take(positions, kept)))
+        self.positions[layer + 1] = take(positions, kept)
+        return kept
+
+
+def cache_of(config, layout: TokenLayout, method: Method) -> DynamicCache:
+    """The cache of one request: stock transformers' own where the method removes nothing, so that vanilla is the stock path."""
+    pruned = PrunedCache(config, layout, method)
+    return pruned if pruned._steps else DynamicCache(config=config)
+
+
+def lengths_in(cache: DynamicCache, layout: TokenLayout) -> list[int]:
+    """[L] tokens that each layer computes on at prefill."""
+    return cache.lengths if isinstance(cache, PrunedCache) else [len(layout)] * len(cache.layers)
 
 
 def install(model: nn.Module) -> None:
@@ -116,12 +150,12 @@ def install(model: nn.Module) -> None:
     with blaming_untried():
         layers = decoder_layers(model)
         cache_keyword(model)
-    for index, layer in enumerate(layers):
+    for index, (layer, following) in enumerate(zip(layers, [*layers[1:], None], strict=True)):
         if not getattr(layer, "_fastav_installed", False):
             layer._fastav_installed = True
             names = list(arguments(layer))
             layer.register_forward_pre_hook(_before(index, names), with_kwargs=True)
-            layer.register_forward_hook(_after(index, names), with_kwargs=True)
+            layer.register_forward_hook(_after(index, names, following), with_kwargs=True)
     _INSTALLED.add(model)
 
 
@@ -137,50 +171,6 @@ def pruned(model: nn.Module, inputs: Mapping | TokenLayout, method: Method = Fas
     return {cache_keyword(model): PrunedCache(model.config, layout, method)}
 
 
-def last_query_score(layer: nn.Module, hidden: torch.Tensor, position_embeddings, keys: torch.Tensor, pad=None) -> torch.Tensor:
-    """How much the last query attends to each token in this layer (eq. 4 of the paper). Returns [B, n], each row sums to 1.
-
-    hidden [B, n, D] is the layer's input, position_embeddings its (cos, sin) [.., n, E], keys [B, G, n, E] the rotated keys the
-    layer just cached, pad bool [B, n] keys to leave out. Computed in float32, or the model's dtype if wider.
-    """
-    query = rotated_query(layer, hidden[:, -1:], tuple(t[..., -1:, :] for t in position_embeddings))  # [B, H, 1, E]
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    groups = keys.shape[1]
-    query = query.to(keys.device, dtype).view(len(query), groups, -1, query.shape[-1])  # [B, G, H/G, E]
-    logits = query @ keys.to(dtype).transpose(-1, -2) * layer.self_attn.scaling  # [B, G, H/G, n]
-    if pad is not None:
-        logits = logits.masked_fill(pad[:, None, None], -torch.inf)
-    return logits.softmax(-1).mean((1, 2))
-
-
-def select(score: torch.Tensor, candidates: torch.Tensor, n_kept: int, high: bool = False) -> torch.Tensor:
-    """Indices [B, n_kept], ascending, of what stays of [B, n] tokens: all but the candidates with the lowest score.
-
-    `high`: the highest leave instead. Of equal scores the later one leaves (the sort is stable). No host sync.
-    """
-    ranked = torch.where(candidates, -score if high else score, torch.inf)
-    return ranked.sort(dim=-1, descending=True, stable=True).indices[:, :n_kept].sort(dim=-1).values
-
-
-def _resolve(cuts, layout: TokenLayout) -> dict[int, list[_Step]]:
-    """Turn cuts into steps; a cut by a known score becomes an index as long as what is left is known before the run."""
-    left: torch.Tensor | None = torch.arange(len(layout))[None]
-    n_left, steps = len(layout), {}
-    for layer in sorted(cuts):
-        for cut in cuts[layer]:
-            n_left -= cut.n_removed
-            score = None if cut.score is None else torch.from_numpy(cut.score)
-            step = _Step(n_left, cut.remove == "high", torch.from_numpy(cut.candidates), score)
-            if left is not None and score is not None:
-                index = select(score[left], step.candidates[left], n_left, step.high)
-                left = left.gather(1, index)
-                step = replace(step, index=index)
-            else:
-                left = None
-            steps.setdefault(layer, []).append(step)
-    return steps
-
-
 def _before(index: int, names: list[str]):
     """Pre-hook of layer `index`, whose arguments have these names: give it this request's rows of cos/sin and mask, by
     original position.
@@ -193,19 +183,25 @@ def _before(index: int, names: list[str]):
         given = _by_name(names, args, kwargs)
         with blaming_untried():
             narrowed = narrow(cache, given)
-        return narrowed and ((given.pop("hidden_states"),), {**given, **narrowed})
+        if narrowed is None:
+            return None
+        given.update(narrowed)
+        return (given.pop("hidden_states"),), given
 
     def narrow(cache: PrunedCache, kwargs: dict) -> dict | None:
-        hidden = kwargs["hidden_states"]
+        hidden, narrowed = kwargs["hidden_states"], {}
         prefill = cache.layers[index].get_seq_length() == 0
         if index == 0:
-            refuse_unfit_call(len(cache.layout), kwargs, prefill)
+            refuse_unfit_call(cache.n_tokens, kwargs, prefill)
             if prefill:
-                cache._start(hidden.device)
-        if cache.lengths[index] == len(cache.layout):
+                hidden = cache._start(hidden)
+                if BEFORE in cache._steps:
+                    kept = cache._remove(BEFORE, Positions(cache.positions[0]), cache.positions[0])
+                    narrowed["hidden_states"] = torch.take_along_dim(hidden, kept[..., None], 1)
+        if cache.lengths[index] == cache.n_tokens:
             return None
         positions = cache.positions[index].to(hidden.device)
-        narrowed = {"position_ids": None}  # gappy ids would look like packed sequences to FlashAttention; cos/sin carry RoPE
+        narrowed["position_ids"] = None  # gappy ids would look like packed sequences to FlashAttention; cos/sin carry RoPE
         mask = kwargs.get("attention_mask")
         if prefill:
             narrowed["position_embeddings"] = tuple(
@@ -218,7 +214,7 @@ def _before(index: int, names: list[str]):
                 narrowed["attention_mask"] = _columns(mask, positions)
         elif mask is not None:
             # transformers sizes the mask by layer 0: take this layer's columns, then the generated ones.
-            new = torch.arange(len(cache.layout), mask.shape[-1], device=hidden.device)
+            new = torch.arange(cache.n_tokens, mask.shape[-1], device=hidden.device)
             seen = torch.cat([positions, new.expand(len(positions), -1)], -1)
             narrowed["attention_mask"] = _columns(mask.to(hidden.device), seen)
         return narrowed
@@ -226,7 +222,7 @@ def _before(index: int, names: list[str]):
     return hook
 
 
-def _after(index: int, names: list[str]):
+def _after(index: int, names: list[str], following: nn.Module | None):
     """Hook of layer `index`, whose arguments have these names: after prefill, remove what the method's cuts remove before the
     next layer.
     """
@@ -241,32 +237,19 @@ def _after(index: int, names: list[str]):
     def remove(layer, cache: PrunedCache, kwargs: dict, output):
         hidden = output[0] if isinstance(output, tuple) else output
         keys = cache.layers[index].keys
-        if keys.shape[-2] != hidden.shape[1] or index + 1 == len(cache.positions):
-            return None  # a decode step, or nothing follows
+        if keys.shape[-2] != hidden.shape[1]:
+            return None  # a decode step
+        entered, cos_sin = kwargs["hidden_states"], kwargs["position_embeddings"]
         positions = cache.positions[index].to(hidden.device)
+        seen = LayerSeen(positions, layer, following, entered, hidden, cos_sin, keys, cache._pad, cache._to_prove)
+        if layer in cache._to_prove:
+            seen.prove()
+        if following is None:
+            return None
         if index not in cache._steps:
             cache.positions[index + 1] = positions
             return None
-
-        kept = torch.arange(hidden.shape[1], device=hidden.device)[None]  # index into this layer's tokens
-        score = None
-        for step in (step.to(hidden.device) for step in cache._steps[index]):
-            here = _take(positions, kept)
-            if step.index is not None:
-                chosen = step.index
-            elif step.score is not None:
-                chosen = select(step.score[here], step.candidates[here], step.n_kept, step.high)
-            else:
-                if score is None:
-                    pad = None if cache._pad is None else cache._pad.to(keys.device)[positions.to(keys.device)]
-                    entered, cos_sin = kwargs["hidden_states"], kwargs["position_embeddings"]
-                    if not getattr(layer, "_fastav_proven", False):  # in a layer's first pruned request alone: it waits
-                        prove_rotation(layer, entered, cos_sin, keys)
-                        layer._fastav_proven = True
-                    score = last_query_score(layer, entered, cos_sin, keys, pad).to(hidden.device)
-                chosen = select(_take(score, kept), step.candidates[here], step.n_kept, step.high)
-            kept = _take(kept, chosen)
-        cache.positions[index + 1] = _take(positions, kept)
+        kept = cache._remove(index, seen, positions)
         hidden = torch.take_along_dim(hidden, kept[..., None], 1)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
@@ -281,12 +264,6 @@ def _cache_among(args: tuple, kwargs: dict) -> PrunedCache | None:
 def _by_name(names: list[str], args: tuple, kwargs: dict) -> dict:
     """All arguments of a call by name, wherever they stood."""
     return {**dict(zip(names, args, strict=False)), **kwargs}
-
-
-def _take(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """values [B or 1, n] at index [B or 1, k] -> [B or 1, k]; indices are valid by construction, so nothing is checked."""
-    rows = max(len(values), len(index))
-    return values.expand(rows, -1).gather(1, index.expand(rows, -1))
 
 
 def _columns(mask: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:

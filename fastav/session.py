@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import DynamicCache, StoppingCriteria
+from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from fastav import __version__, engine, media, provenance, rollout
@@ -26,7 +26,7 @@ from fastav.decoder import cache_keyword
 from fastav.errors import UserError
 from fastav.layout import TokenLayout
 from fastav.media import Clip
-from fastav.methods import Method, Trim, Vanilla, lengths, parse
+from fastav.methods import Method, parse
 from fastav.models import load_model
 from fastav.models.adapter import Adapter, Inputs
 from fastav.plan import Plan, check_settings
@@ -235,11 +235,9 @@ class Session:
     def _request(self, clip: Clip, question: str, method: str) -> _Request:
         parsed = parse(method, self.n_layers)
         inputs, encode_sec = self.inputs(clip, question)
-        layout, entered = inputs.layout, np.arange(len(inputs.layout))
-        if isinstance(parsed, Trim):
-            inputs, entered = inputs.subset(parsed.trimmed(layout))
-        sizes = lengths(parsed, inputs.layout, self.n_layers)
-        return _Request(clip, question, parsed, layout, entered, inputs, sizes, encode_sec)
+        layout = inputs.layout
+        inputs, entered = inputs.subset(parsed.enters(layout))
+        return _Request(clip, question, parsed, layout, entered, inputs, encode_sec)
 
     @torch.inference_mode()
     def _generate(self, request: _Request, n_new_tokens: int, *, forced=False, streamer=None, stop=None) -> _Run:
@@ -251,10 +249,8 @@ class Session:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
         clock.start()  # planning is a part of a pruned request
-        if request.unpruned:
-            cache = DynamicCache(config=self.model.config)
-        else:
-            cache = engine.PrunedCache(self.model.config, request.inputs.layout, request.method)
+        cache = engine.cache_of(self.model.config, request.inputs.layout, request.method)
+        sizes = engine.lengths_in(cache, request.inputs.layout)
         ids = self.model.generate(
             inputs_embeds=embeds,
             attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device),
@@ -269,8 +265,8 @@ class Session:
         )[0].tolist()
         seconds = clock.seconds()
         total = torch.cuda.max_memory_allocated() if embeds.device.type == "cuda" else None
-        kept = None if request.unpruned else cache.kept()
-        return _Run(ids, seconds, kv_bytes(cache, request.lengths), kept, None if total is None else (total - before, total))
+        kept = cache.kept() if isinstance(cache, engine.PrunedCache) else None
+        return _Run(ids, seconds, kv_bytes(cache, sizes), sizes, kept, None if total is None else (total - before, total))
 
     def _peak(self, request: _Request, run: _Run) -> tuple[int | None, int | None]:
         if run.peak is not None:
@@ -278,7 +274,7 @@ class Session:
         return peak_memory(lambda: self._generate(request, 1), self.device)
 
     def _result(self, request: _Request, run: _Run, fvcore: bool, peak: tuple[int | None, int | None]) -> Result:
-        clip, layout, sizes = request.clip, request.layout, request.lengths
+        clip, layout, sizes = request.clip, request.layout, run.lengths
         full = [len(layout)] * self.n_layers
         kept = run.kept or [range(len(request.entered))] * self.n_layers
         seen = np.bincount(np.concatenate([request.entered[list(k)] for k in kept]), minlength=len(layout))
@@ -349,8 +345,7 @@ class _OneAtATime:
 class _Request:
     """A question about a clip by one method.
 
-    layout [N] is the whole prompt's; entered: the positions of it that enter the decoder, which `inputs` holds; lengths [L]:
-    planned tokens per layer.
+    layout [N] is the whole prompt's; entered: the positions of it that enter the decoder, which `inputs` holds.
     """
 
     clip: Clip
@@ -359,24 +354,19 @@ class _Request:
     layout: TokenLayout
     entered: np.ndarray
     inputs: Inputs
-    lengths: list[int]
     encode_sec: float
-
-    @property
-    def unpruned(self) -> bool:
-        """True when the decoder is the stock path."""
-        return isinstance(self.method.inner if isinstance(self.method, Trim) else self.method, Vanilla)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What one generate gave: new ids, seconds per forward, KV bytes of the prompt, kept positions per layer, (peak,
-    total) bytes on CUDA.
+    """What one generate gave: new ids, seconds per forward, KV bytes of the prompt, tokens [L] and kept positions per layer,
+    (peak, total) bytes on CUDA.
     """
 
     ids: list[int]
     seconds: list[float]
     kv_bytes: int
+    lengths: list[int]
     kept: list[list[int]] | None
     peak: tuple[int, int] | None
 

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import DynamicCache, WhisperFeatureExtractor
 
-from fastav import decoder, engine
+from fastav import decoder
 from fastav.layout import KINDS
 from fastav.media import Clip
 from fastav.models import qwen2, siglip
@@ -180,7 +180,7 @@ def _compare_decoder(llm, name: str, golden: dict, prompt, report) -> None:
     def score(layer, args, kwargs, output):
         entered, rotary = args[0] if args else kwargs["hidden_states"], kwargs["position_embeddings"]
         keys = cache.layers[len(scores)].keys
-        scores.append(engine.last_query_score(layer, entered, rotary, keys)[0])
+        scores.append(decoder.last_query_score(layer, entered, rotary, keys)[0])
         query = decoder.rotated_query(layer, entered[:, -1:], tuple(t[..., -1:, :] for t in rotary))  # [1, H, 1, E]
         keys = keys.repeat_interleave(query.shape[1] // keys.shape[1], 1)
         heads.append((query @ keys.transpose(-1, -2) * layer.self_attn.scaling).softmax(-1)[0, :, 0])

@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import DynamicCache
 
-from fastav import decoder, engine
+from fastav import decoder
 from fastav.media import clip_from_arrays, read_clip
 from fastav.models import qwen2, siglip
 from fastav.models import videollama2 as model
@@ -178,7 +178,7 @@ def _decode(adapter, features, golden: dict, told: dict, report, case: str) -> d
     llm, cache, scores = adapter.model, DynamicCache(config=adapter.model.config), []
 
     def score(layer, args, kwargs, output):
-        scores.append(engine.last_query_score(layer, args[0], kwargs["position_embeddings"], cache.layers[len(scores)].keys)[0])
+        scores.append(decoder.last_query_score(layer, args[0], kwargs["position_embeddings"], cache.layers[len(scores)].keys)[0])
 
     handles = [layer.register_forward_hook(score, with_kwargs=True) for layer in llm.model.layers]
     out = llm(inputs_embeds=prompt.embeds, **{decoder.cache_keyword(llm): cache}, output_hidden_states=True)

@@ -10,7 +10,7 @@ from masked import masked_run
 from transformers import DynamicCache, Qwen2Config
 
 import fastav
-from fastav import engine
+from fastav import decoder, steps
 from fastav.errors import UserError
 from fastav.layout import TokenLayout
 from fastav.methods import FastAV, parse
@@ -24,6 +24,12 @@ METHODS = [
     "fastav:rule=none,protect=last",
     "fastav:rule=all,start=1,p=30",
     "fastav:rule=first(20),start=5",
+    "stride:keep=0.3",
+    "stride:start=0,keep=0.4",
+    "random:start=1,keep=0.25,seed=2",
+    "random:start=0,keep=0.5",
+    "divprune:keep=0.3",
+    "divprune:start=2,keep=0.4",
 ]
 
 
@@ -42,7 +48,8 @@ def test_pruned_run_equals_full_run_with_removed_keys_masked(layout, text, attn)
     model, method = random_qwen2(), parse(text)
     ids = prompt(model)
     embeds = model.get_input_embeddings()(ids)
-    kept, logits, new = masked_run(model.model, model.lm_head, embeds, method.cuts(layout, N_LAYERS), 7, rotary(model))
+    cuts = method.cuts(layout, N_LAYERS)
+    kept, logits, new = masked_run(model.model, model.lm_head, embeds, cuts, 7, rotary(model), layout)
     fastav.install(model)
     model.set_attn_implementation(attn)
     cache = fastav.PrunedCache(model.config, layout, method)
@@ -159,10 +166,10 @@ def test_last_query_score_is_the_last_row_of_eager_attention(model):
     handle = layer.register_forward_hook(lambda m, args, kwargs, out: seen.update(hidden=args[0], **kwargs), with_kwargs=True)
     weights = model(ids, **holding(model, cache), output_attentions=True).attentions[2]
     handle.remove()
-    score = engine.last_query_score(layer, seen["hidden"], seen["position_embeddings"], cache.layers[2].keys)
+    score = decoder.last_query_score(layer, seen["hidden"], seen["position_embeddings"], cache.layers[2].keys)
     assert torch.allclose(score, weights.mean(1)[:, -1], rtol=0, atol=1e-12)
     hidden, keys, *cos_sin = (t.to(torch.bfloat16) for t in (seen["hidden"], cache.layers[2].keys, *seen["position_embeddings"]))
-    half = engine.last_query_score(layer.to(torch.bfloat16), hidden, cos_sin, keys)
+    half = decoder.last_query_score(layer.to(torch.bfloat16), hidden, cos_sin, keys)
     assert half.dtype == torch.float32
 
 
@@ -170,8 +177,8 @@ def test_of_equal_scores_the_later_position_leaves():
     """By hand: 0.5 three times among candidates 1..4, two leave: position 4 holds the lowest, then the latest of the equals."""
     score = torch.tensor([[0.0, 0.5, 0.5, 0.5, 0.1]])
     free = torch.tensor([[False, True, True, True, True]])
-    assert engine.select(score, free, 3).tolist() == [[0, 1, 2]]
-    assert engine.select(score, free, 3, high=True).tolist() == [[0, 1, 4]]  # 3, then 2
+    assert steps.select(score, free, 3).tolist() == [[0, 1, 2]]
+    assert steps.select(score, free, 3, high=True).tolist() == [[0, 1, 4]]  # 3, then 2
 
 
 def test_without_install_a_pruned_cache_refuses_to_run_unpruned(model, layout):

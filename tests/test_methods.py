@@ -5,18 +5,23 @@ import random
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import Qwen2Config
 
 from fastav import methods
 from fastav.cost import paper_flops
 from fastav.errors import UserError
 from fastav.layout import TokenLayout, first_audio, first_frames
-from fastav.methods import FastAV, Vanilla, lengths, parse
+from fastav.methods import METHODS, FastAV, Vanilla, lengths, parse
+from fastav.methods.cut import candidates
+from fastav.methods.divprune import farthest
+from fastav.methods.scores import Known, LastQuery
 from fastav.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +31,7 @@ def global_removed(layout, **settings):
     """Original positions that a rule with known scores removes, by plain sorting."""
     (cut,) = FastAV(p=0, **settings).cuts(layout, 6)[2]
     sign = -1 if cut.remove == "high" else 1
-    order = sorted(np.flatnonzero(cut.candidates), key=lambda p: (sign * cut.score[p], -p))
+    order = sorted(np.flatnonzero(cut.candidates), key=lambda p: (sign * cut.score.by_position[p], -p))
     return sorted(int(p) for p in order[: cut.n_removed])
 
 
@@ -88,9 +93,9 @@ def test_text_is_protected_by_default_and_the_last_token_always(layout):
 
 def test_the_fine_rule_names_what_is_removed(layout):
     removed = {fine: FastAV(fine=fine).cuts(layout, 6)[3][0] for fine in ("low", "top", "random")}
-    assert removed["low"].remove == "low" and removed["low"].score is None
-    assert removed["top"].remove == "high" and removed["top"].score is None
-    assert removed["random"].score is not None
+    assert removed["low"].remove == "low" and removed["low"].score == LastQuery()
+    assert removed["top"].remove == "high" and removed["top"].score == LastQuery()
+    assert isinstance(removed["random"].score, Known)
 
 
 def test_one_stream_has_no_global_pruning_by_the_models_rule():
@@ -186,7 +191,7 @@ except Exception as error:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("fastvv", "unknown method 'fastvv'; allowed: fastav, vanilla"),
+        ("fastvv", "unknown method 'fastvv'; allowed: divprune, fastav, random, stride, vanilla, and trim"),
         ("fastav:q=1", "unknown setting 'q=1' of fastav; allowed: start=, p="),
         ("fastav:p=high", "p must be a whole number, got 'high'"),
         ("fastav:p=-", "p must be a whole number, got '-'; allowed: 1 to 18 digits"),
@@ -330,7 +335,7 @@ def test_trim_reaches_the_designs_flops_on_a_10_s_clip(layout, rule, percent):
     config = Qwen2Config(hidden_size=3584, intermediate_size=18944, num_hidden_layers=28)
     method = parse("trim+fastav", 28)
     layout = layout.with_facts(rule_keep=rule(layout))
-    sizes = lengths(method, layout.subset(method.trimmed(layout)), 28)
+    sizes = lengths(method, layout.subset(method.enters(layout)), 28)
     assert sizes[0] == len(layout) - layout.padding.sum()
     assert round(100 * paper_flops(sizes, config) / paper_flops([len(layout)] * 28, config)) == percent
 
@@ -341,7 +346,7 @@ def test_trim_leaves_out_padding_alone_and_says_so_where_it_cannot():
     assert (
         str(method).startswith("trim+fastav:start=2,p=0,rule=all") and str(parse("trim")) == str(parse("trim+vanilla")) == "trim"
     )
-    keep = method.trimmed(layout)
+    keep = method.enters(layout)
     assert np.flatnonzero(~keep).tolist() == [9, 10, 11]
     shorter = layout.subset(keep)
     assert shorter.runs() == [["text", -1, 3], ["video", 0, 2], ["video", 1, 2], ["audio", -1, 2], ["text", -1, 2]]
@@ -351,3 +356,96 @@ def test_trim_leaves_out_padding_alone_and_says_so_where_it_cannot():
     for text, said in (("trim+fastv", "unknown method 'fastv'"), ("trim+", "unknown method ''"), ("trim+trim", "trims twice")):
         with pytest.raises(UserError, match=f"{said}.*trim or trim.METHOD"):
             parse(text)
+
+
+# --- one cut
+
+
+def kept_by(method, layout):
+    """Original positions of the media tokens that stay, by plain sorting of a known score."""
+    ((cut,),) = method.cuts(layout, 6).values()
+    free = np.flatnonzero(cut.candidates)
+    gone = sorted(free, key=lambda p: (cut.score.by_position[p], -p))[: cut.n_removed]
+    return sorted(set(free.tolist()) - {int(p) for p in gone})
+
+
+def test_stride_keeps_the_middles_of_equal_parts_by_hand():
+    """10 media tokens at positions 2..11, 4 stay: parts of 2.5 tokens, whose middles are tokens 1, 3, 6 and 8."""
+    layout = TokenLayout.of(("text", 2), ("video", 6, 2), ("audio", 4), ("text", 2))
+    assert kept_by(parse("stride:keep=0.4", 6), layout) == [3, 5, 8, 10]
+    assert lengths(parse("stride:keep=0.4"), layout, 6) == [14, 14, 14, 8, 8, 8]
+    assert lengths(parse("stride:keep=0.4,start=0"), layout, 6) == [8] * 6
+    assert lengths(parse("stride:keep=1"), layout, 6) == [14] * 6
+    assert lengths(parse("stride:keep=0"), layout, 6) == [14, 14, 14, 4, 4, 4]
+
+
+@pytest.mark.parametrize(("keep", "n"), [(0.25, 2), (0.35, 4), (0.45, 4), (0.5, 5)])
+def test_a_share_is_rounded_half_to_even(keep, n):
+    """Of 10: 2.5 to 2, 3.5 to 4, 4.5 to 4."""
+    layout = TokenLayout.of(("text", 2), ("video", 10), ("text", 2))
+    assert len(kept_by(parse(f"random:keep={keep}"), layout)) == n
+
+
+def test_random_keeps_differ_by_seed_and_request_and_repeat(layout):
+    first = kept_by(parse("random:keep=0.5"), layout)
+    assert first == kept_by(parse("random:keep=0.5"), layout)
+    assert first != kept_by(parse("random:keep=0.5,seed=1"), layout)
+    assert first != kept_by(parse("random:keep=0.5"), layout.with_facts(request_id="another"))
+
+
+def test_the_last_token_stays_even_if_it_is_media():
+    layout = TokenLayout.of(("text", 2), ("video", 8))
+    assert 9 not in np.flatnonzero(candidates(layout))
+    assert lengths(parse("random:keep=0"), layout, 4)[-1] == 3
+
+
+def golden_divprune():
+    folder = Path(__file__).parent / "golden" / "methods"
+    tensors = load_file(folder / "divprune.safetensors")
+    return [(case, tensors) for case in json.loads((folder / "divprune.json").read_text())["cases"]]
+
+
+@pytest.mark.parametrize(("case", "tensors"), golden_divprune())
+def test_divprune_picks_what_the_reference_code_picked(case, tensors):
+    features = tensors[case["name"] + ".features"]
+    n_kept = round(case["settings"]["keep_ratio"] * len(features))
+    picked = farthest(features, n_kept)
+    assert picked.tolist() == tensors[case["name"] + ".picked"].tolist()
+    assert sorted(picked.tolist()) == tensors[case["name"] + ".keep"].tolist()
+
+
+def test_divprune_equals_the_slow_rule_and_takes_no_token_twice():
+    """Double loops in numpy. 1,300 tokens cross a block; 40 of them are copies of others."""
+    features = np.random.default_rng(3).standard_normal((1300, 6))
+    features[:40] = features[100:140]
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    distance = 1 - unit @ unit.T
+    others = distance + np.diag([np.inf] * len(unit))
+    want = [int(others.min(1).argmax())]
+    for _ in range(59):
+        nearest = distance[want].min(0)
+        nearest[want] = -np.inf
+        want.append(int(nearest.argmax()))
+    assert farthest(torch.from_numpy(features), 60).tolist() == want
+    few = torch.ones(5, 3)
+    assert sorted(farthest(few, 4).tolist()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stride:keep=1.5", "keep must be a number from 0 to 1, got 1.5"),
+        ("stride:start=-1", "start must be a whole number of at least 0, got -1"),
+        ("random:start=6", "start must be from 0 to 5 for this model of 6 layers, got 6"),
+        ("divprune:p=3", "unknown setting 'p=3' of divprune; allowed: start=, keep="),
+    ],
+)
+def test_settings_of_one_cut_say_what_is_allowed(text, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        parse(text, 6)
+
+
+def test_every_setting_has_one_line_of_help():
+    for kind in METHODS.values():
+        for field in fields(kind):
+            assert field.metadata["help"] and "\n" not in field.metadata["help"]

@@ -6,12 +6,17 @@ score; the engine carries it out. So every length is known before the model runs
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 import numpy as np
 
-from fastav.layout import TokenLayout
+from fastav.errors import UserError
+from fastav.layout import PAD, TokenLayout
+from fastav.methods.scores import FromFeatures, Known, Score
+from fastav.methods.setting import check, setting
+
+BEFORE = -1  # the layer after which cuts before layer 0 are said to come
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,32 +24,97 @@ class Cut:
     """Remove `n_removed` of the candidates still present, by score.
 
     candidates  bool [N] by original position; all others are protected.
-    score       float32 [N] by original position, known in advance (rules by position, random, rollout), or None:
-                the last-query score of the layer that the cut follows (eq. 4 of the paper).
+    score       what they are ranked by, see fastav/methods/scores.py.
     remove      "low": the lowest scores leave; "high": the highest. Of equals, the later position leaves.
     """
 
     n_removed: int
     candidates: np.ndarray
-    score: np.ndarray | None
+    score: Score | FromFeatures
     remove: str = "low"
 
 
-class Method(Protocol):
-    """What the engine asks of a pruning method."""
+class Method:
+    """What session and engine ask of a pruning method: a frozen dataclass whose fields are its settings.
+
+    Positions are original and stay so, but for what `enters` leaves out. Raises UserError when built with an impossible setting.
+    """
+
+    name: ClassVar[str]  # what a person types
+
+    def __post_init__(self):
+        check(self)
+
+    def enters(self, layout: TokenLayout) -> np.ndarray:
+        """bool [N]: the tokens of which the prompt is made. What is left out never was there: the others are renumbered from 0,
+        and `cuts` is asked about the shorter layout.
+        """
+        return np.ones(len(layout), bool)
 
     def cuts(self, layout: TokenLayout, n_layers: int) -> dict[int, tuple[Cut, ...]]:
-        """Layer l -> the cuts carried out, in order, after layer l and before layer l + 1."""
+        """Layer l -> the cuts carried out, in order, after layer l and before layer l + 1; BEFORE: before layer 0.
+
+        How many leave follows from the layout alone.
+        """
+        raise NotImplementedError
+
+    def fit(self, n_layers: int) -> Method:
+        """The same with every setting that depends on the number of layers. Raises UserError for one that does not fit."""
+        return self
 
     def __str__(self) -> str:
         """The text form, with every setting."""
+        given = ((f.name, getattr(self, f.name)) for f in fields(self))
+        settings = ",".join(f"{name}={value}" for name, value in given if value is not None)
+        return f"{self.name}:{settings}" if settings else self.name
+
+
+@dataclass(frozen=True)
+class OneCut(Method):
+    """A method of a single cut: of the audio and video tokens round(keep * n) stay (half to even), ranked by `score`."""
+
+    start: int | None = setting(
+        None, "layer that first computes on what is kept; 0: before the decoder; default: the middle", low=0
+    )
+    keep: float = setting(0.5, "share of the audio and video tokens that stays", low=0, high=1)
+
+    def score(self, layout: TokenLayout) -> Score | FromFeatures:
+        """The highest stay."""
+        raise NotImplementedError
+
+    def fit(self, n_layers: int):
+        start = n_layers // 2 if self.start is None else self.start
+        if start >= n_layers:
+            raise UserError(f"start must be from 0 to {n_layers - 1} for this model of {n_layers} layers, got {start}")
+        return replace(self, start=start)
+
+    def n_kept(self, layout: TokenLayout) -> int:
+        return round(self.keep * int(candidates(layout).sum()))
+
+    def cuts(self, layout: TokenLayout, n_layers: int) -> dict[int, tuple[Cut, ...]]:
+        free, before = candidates(layout), self.fit(n_layers).start - 1
+        pads = layout.kind == PAD
+        n_removed = int(free.sum()) - self.n_kept(layout)
+        stages = (Cut(n_removed, free, self.score(layout)), Cut(int(pads.sum()), pads, Known(np.zeros(len(layout), np.float32))))
+        return {before: tuple(cut for cut in stages if cut.n_removed)} if n_removed else {}
+
+
+def candidates(layout: TokenLayout) -> np.ndarray:
+    """bool [N]: audio and video tokens. Never the last token, which asks the question, whatever its kind."""
+    free = layout.media.copy()
+    free[-1] = False
+    return free
 
 
 def lengths(method: Method, layout: TokenLayout, n_layers: int) -> list[int]:
     """[L] tokens that each layer computes on at prefill: arithmetic on the cuts, no model needed."""
-    cuts = method.cuts(layout, n_layers)
-    current, result = len(layout), []
+    return lengths_of(method.cuts(layout, n_layers), len(layout), n_layers)
+
+
+def lengths_of(cuts: dict[int, tuple[Cut, ...]], n_tokens: int, n_layers: int) -> list[int]:
+    """[L] tokens that each layer computes on, of `n_tokens` in the prompt."""
+    result = []
     for layer in range(n_layers):
-        result.append(current)
-        current -= sum(cut.n_removed for cut in cuts.get(layer, ()))
+        n_tokens -= sum(cut.n_removed for cut in cuts.get(layer - 1, ()))
+        result.append(n_tokens)
     return result

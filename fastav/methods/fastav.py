@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fastav.errors import UserError
 from fastav.layout import PAD, TEXT, TokenLayout, first_positions
-from fastav.methods.cut import Cut
+from fastav.methods.cut import Cut, Method, candidates
+from fastav.methods.random import generator
+from fastav.methods.scores import Known, LastQuery
+from fastav.methods.setting import setting
 from fastav.plan import Plan
 
 RULES = ("model", "all", "none", "first(N)", "random", "top-attentive", "low-attentive", "top-informative", "low-informative")
@@ -19,7 +21,7 @@ PROTECT = ("text", "last")
 
 
 @dataclass(frozen=True)
-class FastAV:
+class FastAV(Method):
     """Two-stage pruning inside the decoder, without training (sections 2.2 and 2.3, eq. 2-4 of the paper).
 
     Global: on entering layer `start`, audio and video tokens leave by `rule`. Fine: every layer l >= start but the last
@@ -42,74 +44,69 @@ class FastAV:
     seed     of the random rules, together with the layout's request_id.
     """
 
-    start: int | None = None
-    p: int = 20
-    rule: str = "model"
-    fine: str = "low"
-    protect: str = "text"
-    plan: str | None = None
-    seed: int = 0
+    name = "fastav"
+
+    start: int | None = setting(None, "first layer that computes on the globally pruned tokens; default: the middle", low=1)
+    p: int = setting(20, "percent of the unprotected tokens that leave after each layer", low=0, high=100)
+    rule: str = setting("model", "which audio and video tokens leave at the start layer")
+    fine: str = setting("low", "which tokens fine pruning removes", choices=FINE)
+    protect: str = setting("text", "what fine pruning never removes", choices=PROTECT)
+    plan: str | None = setting(None, "a calibration file that takes the place of the model's own rule and curve")
+    seed: int = setting(0, "of the random rules, together with clip and question")
 
     def __post_init__(self):
-        if self.start is not None and (not isinstance(self.start, int) or self.start < 1):
-            raise UserError(f"start must be a layer number of at least 1, got {self.start}")
-        if not isinstance(self.p, int) or not 0 <= self.p <= 100:
-            raise UserError(f"p must be a whole percentage from 0 to 100, got {self.p}")
+        super().__post_init__()
         if self.rule not in set(RULES) - {"first(N)"} and not re.fullmatch(r"first\([0-9]{1,9}\)", self.rule):
             raise UserError(f"unknown rule {self.rule!r}; allowed: {', '.join(RULES)}")
-        for name, allowed in (("fine", FINE), ("protect", PROTECT)):
-            if getattr(self, name) not in allowed:
-                raise UserError(f"unknown {name} {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
 
-    def __str__(self) -> str:
-        given = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return "fastav:" + ",".join(f"{name}={value}" for name, value in given if value is not None)
+    def fit(self, n_layers: int) -> FastAV:
+        start = n_layers // 2 if self.start is None else self.start
+        if not 1 <= start < n_layers:
+            raise UserError(f"start must be from 1 to {n_layers - 1} for this model of {n_layers} layers, got {start}")
+        return replace(self, start=start)
 
     def cuts(self, layout: TokenLayout, n_layers: int) -> dict[int, tuple[Cut, ...]]:
         """See `Method`.
 
         Raises UserError when `start` is not a layer of this model, or a needed calibration is missing or of another run.
         """
-        start = n_layers // 2 if self.start is None else self.start
-        if not 1 <= start < n_layers:
-            raise UserError(f"start must be from 1 to {n_layers - 1} for this model of {n_layers} layers, got {start}")
+        start = self.fit(n_layers).start
         if self.plan is not None:
             layout = Plan.read(self.plan, model=layout.model, start=start, n_layers=n_layers).apply(layout)
         cut = self._global_cut(layout)
         pads = layout.kind == PAD
-        stages = (Cut(int(pads.sum()), pads, np.zeros(len(layout), np.float32)), cut)
+        stages = (Cut(int(pads.sum()), pads, Known(np.zeros(len(layout), np.float32))), cut)
         cuts = {start - 1: tuple(c for c in stages if c.n_removed)}
 
         free = layout.media if self.protect == "text" else (layout.media | (layout.kind == TEXT))
         free[-1] = False  # the last token asks the question: it is never removed, whatever its kind
-        rng = _generator(self.seed, layout.request_id, "fine")
+        rng = generator(self.seed, layout.request_id, "fine")
         n_free = int(free.sum()) - cut.n_removed
         for layer in range(start, n_layers - 1):
             n = n_free * self.p // 100
             n_free -= n
             if n:
-                score = rng.random(len(layout), np.float32) if self.fine == "random" else None
+                score = Known(rng.random(len(layout), np.float32)) if self.fine == "random" else LastQuery()
                 cuts[layer] = (Cut(n, free, score, "high" if self.fine == "top" else "low"),)
         return cuts
 
     def _global_cut(self, layout: TokenLayout) -> Cut:
-        media = layout.media.copy()
-        media[-1] = False
+        media = candidates(layout)
         keep = self._positions_kept(layout)
         n_removed = int((media & ~keep).sum())
         if self.rule == "random":
-            score = _generator(self.seed, layout.request_id, "global").random(len(layout), np.float32)
+            score = Known(generator(self.seed, layout.request_id, "global").random(len(layout), np.float32))
         elif self.rule.endswith("attentive"):
-            score = None
+            score = LastQuery()
         elif self.rule.endswith("informative"):
             if layout.influence is None:
                 raise UserError(
                     f"rule {self.rule} needs a calibrated curve and this model has none; "
                     "run `python -m fastav calibrate` and give its file as plan=FILE"
                 )
-            score = layout.influence
+            score = Known(layout.influence)
         else:
-            score = keep.astype(np.float32)
+            score = Known(keep.astype(np.float32))
         return Cut(n_removed, media, score, "high" if self.rule.startswith("top") else "low")
 
     def _positions_kept(self, layout: TokenLayout) -> np.ndarray:
@@ -121,9 +118,3 @@ class FastAV:
         if self.rule == "all" or layout.single_stream:
             return layout.media
         return layout.rule_keep if layout.rule_keep is not None else first_positions(layout, 750)
-
-
-def _generator(seed: int, request_id: str, stage: str) -> np.random.Generator:
-    """One stream per (seed, clip, question, stage), the same on every device."""
-    digest = hashlib.sha256(f"{seed}\0{request_id}\0{stage}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "little"))

@@ -13,7 +13,7 @@ from fastav.methods.vanilla import Vanilla
 
 
 @dataclass(frozen=True)
-class Trim:
+class Trim(Method):
     """Audio tokens that encode zero padding and no sound never enter layer 0 (in VideoLLaMA2 up to 1,496 of 2,206 tokens).
 
     What is left is a shorter prompt with positions 0..N'-1, on which `inner` works as on any other; rules by position
@@ -21,13 +21,17 @@ class Trim:
     answer may differ from vanilla's even without `inner`.
     """
 
+    name = "trim"
+
     inner: Method = field(default_factory=Vanilla)
 
     def __str__(self) -> str:
         return "trim" if isinstance(self.inner, Vanilla) else f"trim+{self.inner}"
 
-    def trimmed(self, layout: TokenLayout) -> np.ndarray:
-        """bool [N]: the positions that enter the decoder."""
+    def fit(self, n_layers: int) -> Trim:
+        return Trim(self.inner.fit(n_layers))
+
+    def enters(self, layout: TokenLayout) -> np.ndarray:
         return ~layout.padding
 
     def cuts(self, layout: TokenLayout, n_layers: int) -> dict[int, tuple[Cut, ...]]:
@@ -38,6 +42,6 @@ class Trim:
         if layout.padding.any():
             raise UserError(
                 f"{self} needs a prompt without its {int(layout.padding.sum())} padding tokens: give the model "
-                "embeds[:, keep] and layout.subset(keep) with keep = method.trimmed(layout)"
+                "embeds[:, keep] and layout.subset(keep) with keep = method.enters(layout)"
             )
         return self.inner.cuts(layout, n_layers)

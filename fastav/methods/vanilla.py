@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fastav.layout import TokenLayout
-from fastav.methods.cut import Cut
+from fastav.methods.cut import Cut, Method
 
 
 @dataclass(frozen=True)
-class Vanilla:
+class Vanilla(Method):
     """Every layer computes on all tokens. Run with a plain DynamicCache, so that it *is* the stock model."""
 
-    def __str__(self) -> str:
-        return "vanilla"
+    name = "vanilla"
 
     def cuts(self, layout: TokenLayout, n_layers: int) -> dict[int, tuple[Cut, ...]]:
         return {}

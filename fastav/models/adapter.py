@@ -44,7 +44,9 @@ class Inputs:
         Raises UserError where the model's positions are more than a running number.
         """
         entered = np.flatnonzero(keep)
-        if len(entered) < len(self.layout) and "position_ids" in self.generate_kwargs:
+        if len(entered) == len(self.layout):
+            return self, entered
+        if "position_ids" in self.generate_kwargs:
             raise UserError("this model places its tokens in time and space, so its prompt cannot be renumbered by trim")
         embeds = self.embeds[:, torch.from_numpy(entered).to(self.embeds.device)]
         return replace(self, embeds=embeds, layout=self.layout.subset(keep)), entered

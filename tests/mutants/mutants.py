@@ -33,7 +33,42 @@ MUTANTS = {
         ("a plan of another run is applied", "if made and run and made != run]", "if made and run and made is run]"),
         ("half a plan is left where it cannot be written", 'part = path.with_name(f".{os.getpid()}.plan")', "part = path"),
     ],
-    ("fastav/methods/__init__.py", "tests/test_methods.py"): [
+    ("fastav/methods/cut.py", "tests/test_methods.py"): [
+        ("a share is rounded down", "return round(self.keep * int(", "return int(self.keep * int("),
+        ("the last token may leave", "free[-1] = False", "free[0] = False"),
+    ],
+    ("fastav/methods/setting.py", "tests/test_methods.py"): [
+        ("a number beyond its range passes", "(high is not None and value > high)", "(high is not None and value > 2 * high)"),
+        ("any word is a choice", "if choices and value not in choices:", "if False:"),
+    ],
+    ("fastav/methods/random.py", "tests/test_methods.py"): [
+        ("random rule ignores the request", r'f"{seed}\0{request_id}\0{stage}"', r'f"{seed}\0{stage}"'),
+    ],
+    ("fastav/methods/stride.py", "tests/test_methods.py"): [
+        ("stride begins at the first token", "(2 * np.arange(n_kept) + 1)", "(2 * np.arange(n_kept))"),
+    ],
+    ("fastav/methods/divprune.py", "tests/test_methods.py"): [
+        ("the first pick is no outlier", "if picked else distance", "if picked else torch.minimum(nearest, distance)"),
+        ("a kept token is taken twice", "nearest.index_fill(0, torch.cat(picked), -torch.inf)", "nearest"),
+        ("blocks compare a token with itself", "distance.diagonal(begin)", "distance.diagonal()"),
+    ],
+    ("fastav/methods/scores.py", "tests/test_scores.py"): [
+        ("groups are ranked as one", "torch.searchsorted(grouped, grouped)", "0"),
+        ("the question's first token asks alone", "self.question).mean(1)", "self.question)[:, 0]"),
+    ],
+    ("fastav/seen.py", "tests/test_scores.py"): [
+        (
+            "a question sees what follows it",
+            "future = positions[:, None] > rows[..., None]",
+            "future = positions[:, None] > rows[..., -1:, None]",
+        ),
+        ("the next layer is this one", 'layer = self.following if weights == "next" else self.layer', "layer = self.layer"),
+    ],
+    ("fastav/steps.py", "tests/test_scores.py"): [
+        ("all rows have the first row's score", "step.score[0 if shared else row].compute", "step.score[0].compute"),
+        ("merged rows are lost", "each if merged is None else merged", "each"),
+    ],
+    ("fastav/methods/text.py", "tests/test_methods.py"): [
         ("any alphabet's digits are a number", 're.fullmatch(r"-?[0-9]{1,18}", text)', r're.fullmatch(r"-?\d{1,18}", text)'),
         ("the later of two values wins", "if key in values:", "if False:"),
         ("an optional number stays text", "if k is not NoneType), kind)", "if k is NoneType), kind)"),
@@ -99,29 +134,51 @@ MUTANTS = {
         ("p percent rounded up", "n = n_free * self.p // 100", "n = -(-n_free * self.p // 100)"),
         ("text unprotected", 'layout.media if self.protect == "text" else', 'layout.media if self.protect == "last" else'),
         ("last token unprotected in the fine stage", "free[-1] = False  #", "free[0] = False  #"),
-        ("last token unprotected in the global stage", "media[-1] = False", "media[0] = False"),
         ("one stream globally pruned", 'if self.rule == "all" or layout.single_stream:', 'if self.rule == "all":'),
-        ("random rule ignores the request", r'f"{seed}\0{request_id}\0{stage}"', r'f"{seed}\0{stage}"'),
     ],
     ("fastav/engine.py", "tests/test_engine.py"): [
-        ("top and low swapped in the engine", "-score if high else score", "score if high else -score"),
         (
             "kept rows renumbered in RoPE",
             "torch.take_along_dim(t, positions[..., None].to(t.device), -2)",
             "t[..., : positions.shape[-1], :]",
         ),
-        ("score of the first query", "rotated_query(layer, hidden[:, -1:], tuple", "rotated_query(layer, hidden[:, :1], tuple"),
+        ("hooks added twice", "layer._fastav_installed = True", "layer._fastav_installed = False"),
+    ],
+    ("fastav/steps.py", "tests/test_engine.py"): [
+        ("top and low swapped", "-score if high else score", "score if high else -score"),
+        (
+            "of equal scores the earlier leaves",
+            "ranked.sort(dim=-1, descending=True, stable=True)",
+            "(ranked + 1e-6 * torch.arange(ranked.shape[-1])).sort(dim=-1, descending=True)",
+        ),
+        ("kept tokens in the order of their scores", ".indices[:, :n_kept].sort(dim=-1).values", ".indices[:, :n_kept]"),
+    ],
+    ("fastav/seen.py", "tests/test_engine.py"): [
+        ("score of the first query", "asking, cos_sin = hidden[:, -1:], tuple", "asking, cos_sin = hidden[:, :1], tuple"),
         (
             "score's query rotated as the first",
-            "tuple(t[..., -1:, :] for t in position_embeddings)",
-            "tuple(t[..., :1, :] for t in position_embeddings)",
+            "tuple(t[..., -1:, :] for t in self.cos_sin)",
+            "tuple(t[..., :1, :] for t in self.cos_sin)",
         ),
         (
-            "score from the next layer's input",
-            'entered, cos_sin = kwargs["hidden_states"], kwargs',
-            "entered, cos_sin = hidden, kwargs",
+            "score from the layer's output",
+            "layer, hidden, keys = self.layer, self.entered, self.keys",
+            "layer, hidden, keys = self.layer, self.hidden, self.keys",
         ),
-        ("hooks added twice", "layer._fastav_installed = True", "layer._fastav_installed = False"),
+        ("pads take part in the score", "unseen = None if self.pad is None else", "unseen = None if self is not None else"),
+    ],
+    ("fastav/decoder.py", "tests/test_engine.py"): [
+        ("heads by maximum, not mean", ".softmax(-1).mean((1, 2))", ".softmax(-1).amax((1, 2))"),
+    ],
+    ("fastav/seen.py", "tests/test_decoder.py"): [
+        ("any layer counts as proven", 'if not getattr(self.layer, "_fastav_proven", False):', "if False:"),
+    ],
+    ("fastav/engine.py", "tests/test_scores.py"): [
+        (
+            "the next position is that of what was kept",
+            "return n + self.n_tokens - self.lengths[0] if n and layer_idx == 0 else n",
+            "return n",
+        ),
     ],
     ("fastav/engine.py", "tests/test_decoder.py"): [
         (
@@ -134,28 +191,19 @@ MUTANTS = {
             "{**dict(zip(names, args, strict=False)), **kwargs}",
             "{'hidden_states': args[0], **kwargs}",
         ),
-        ("any layer counts as proven", 'if not getattr(layer, "_fastav_proven", False):', "if False:"),
         (
             "an installed model is told to install",
             "if not any(model.config is self._config for model in _INSTALLED):",
             "if True:",
         ),
-        ("heads by maximum, not mean", ".softmax(-1).mean((1, 2))", ".softmax(-1).amax((1, 2))"),
-        (
-            "of equal scores the earlier leaves",
-            "ranked.sort(dim=-1, descending=True, stable=True)",
-            "(ranked + 1e-6 * torch.arange(ranked.shape[-1])).sort(dim=-1, descending=True)",
-        ),
-        ("kept tokens in the order of their scores", ".indices[:, :n_kept].sort(dim=-1).values", ".indices[:, :n_kept]"),
+        ("position ids reach pruned layers", 'narrowed["position_ids"] = None', 'narrowed.pop("position_ids", None)'),
         ("decode mask not gathered", '["attention_mask"] = _columns(mask.to(hidden.device), seen)', '["attention_mask"] = mask'),
         (
             "prefill mask rows not gathered",
             "torch.take_along_dim(mask, positions[:, None, :, None], 2)",
             "mask[:, :, : positions.shape[-1]]",
         ),
-        ("pads take part in the score", "if pad is not None:", "if False:"),
         ("unplanned length goes unnoticed", "get_seq_length() == 0 and n != planned:", "get_seq_length() == 0 and n < planned:"),
-        ("position ids reach pruned layers", 'narrowed = {"position_ids": None}', "narrowed = {}"),
     ],
     ("fastav/decoder.py", "tests/test_decoder.py"): [
         ("keys without rotation pass", "_KEY_TOLERANCE * cached.norm():", "100 * cached.norm():"),

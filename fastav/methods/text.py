@@ -1,0 +1,56 @@
+"""The text form of a method, `name:setting=value,...`: what a person types, a link carries and a record stores."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import fields
+from types import NoneType
+from typing import get_args, get_type_hints
+
+from fastav.errors import UserError
+from fastav.methods.cut import Method
+
+_FORMS = {
+    int: ("a whole number", "1 to 18 digits 0-9, after a minus sign or not"),
+    float: ("a number", "finite ones such as 20, 0.25 and -1e-3"),
+    bool: ("a yes or no", "true, false"),
+}
+
+
+def build(kind: type[Method], settings: str) -> Method:
+    """The method of this kind with `settings` as in "p=30,rule=all", each converted to the type of its field and given once.
+
+    Raises UserError for an unknown setting or value, listing what is allowed.
+    """
+    hints = get_type_hints(kind)
+    types = {f.name: hints[f.name] for f in fields(kind)}
+    values = {}
+    for item in filter(None, (part.strip() for part in settings.split(","))):
+        key, equals, value = item.partition("=")
+        if key not in types or not equals:
+            names = ", ".join(f"{k}=" for k in types) or "none"
+            raise UserError(f"unknown setting {item!r} of {kind.name}; allowed: {names}")
+        if key in values:
+            raise UserError(f"{key} is given twice, as {values[key]} and {value!r}; allowed: once")
+        values[key] = _typed(key, value, types[key])
+    return kind(**values)
+
+
+def _typed(name: str, text: str, kind: type) -> int | float | bool | str:
+    """What a setting's text means where its field is an int, float, bool or str, or one of them or None.
+
+    Python's own int() and float() take more than a person means: "1_0", "\u0663", " 7", "nan". Raises UserError.
+    """
+    kind = next((k for k in get_args(kind) if k is not NoneType), kind)
+    if kind is str:
+        return text
+    if kind is int and re.fullmatch(r"-?[0-9]{1,18}", text):
+        return int(text)
+    number = r"-?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?"
+    if kind is float and re.fullmatch(number, text, re.IGNORECASE) and math.isfinite(float(text)):
+        return float(text)
+    if kind is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    what, allowed = _FORMS[kind]
+    raise UserError(f"{name} must be {what}, got {text!r}; allowed: {allowed}")
