@@ -214,7 +214,7 @@ def test_a_gpus_figures_name_its_compute_capability(monkeypatch):
     config = SimpleNamespace(_attn_implementation="sdpa")
     model = SimpleNamespace(device=torch.device("cuda:0"), dtype=torch.float16, config=config)
     found = speed.conditions(model, SimpleNamespace(repeats=7))
-    assert (found["machine"], found["compute_capability"], found["dtype"]) == ("Tesla T4", "7.5", "float16")
+    assert found.items() >= {"machine": "Tesla T4", "compute_capability": "7.5", "dtype": "float16"}.items()
 
 
 @pytest.mark.parametrize(
