@@ -10,10 +10,11 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from fastav import engine
 from fastav.layout import TokenLayout, first_audio
-from fastav.methods import Method, lengths, parse
+from fastav.methods import lengths, parse
 from fastav.models.adapter import Inputs
 from fastav.models.placement import check_memory
 from fastav.models.video_salmonn2_inputs import align, interleaved_layout
+from fastav.run import Request
 
 
 def _videollama2() -> TokenLayout:
@@ -40,11 +41,10 @@ VOCABULARY = {"real": 152064, "scaled": 152064 // 7, "tiny": 100}
 
 @dataclass(frozen=True)
 class Case:
-    """One method on the prompt. inputs hold what enters the decoder, lengths [L] the planned tokens per layer."""
+    """One method on the prompt, by the name that was typed; lengths [L]: planned tokens per layer."""
 
     label: str
-    method: Method
-    inputs: Inputs
+    request: Request
     lengths: list[int]
 
 
@@ -52,9 +52,8 @@ def cases(layout: TokenLayout, embeds: torch.Tensor, percents: list[int], n_laye
     """Vanilla first, then FastAV and trim+FastAV at every P."""
     found = []
     for label in ["vanilla", *(f"{trim}fastav:p={p}" for trim in ("", "trim+") for p in percents)]:
-        method = parse(label, n_layers)
-        inputs, _ = Inputs(embeds, layout).subset(method.enters(layout))
-        found.append(Case(label, method, inputs, lengths(method, inputs.layout, n_layers)))
+        request = Request.of(Inputs(embeds, layout), parse(label, n_layers))
+        found.append(Case(label, request, lengths(request.method, request.inputs.layout, n_layers)))
     return found
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +14,9 @@ from tqdm import tqdm
 from eval.benchmarks.annotations import Dataset, Question
 from eval.experiment import clip_file
 from eval.store import Store
-from fastav.errors import UserError
+from fastav.errors import UserError, out_of_memory
 
 _LEFT_OUT = ("token_runs", "layers_seen")  # a number per token each: too long for thousands of records
-_NO_MEMORY = re.compile(r"out of memory|DefaultCPUAllocator|CUBLAS_STATUS_ALLOC_FAILED|std::bad_alloc", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -76,16 +73,6 @@ def by_clip(questions: Sequence[Question]) -> Iterator[list[Question]]:
     yield from groups.values()
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Python's, numpy's and FFmpeg's MemoryError, and what torch raises: OutOfMemoryError on a GPU, RuntimeError of its CPU
-    allocator, of cuBLAS and of CUDA itself.
-    """
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
-        return True
-    named = type(error).__name__ == "OutOfMemoryError" or _NO_MEMORY.search(str(error))
-    return isinstance(error, RuntimeError) and bool(named)
-
-
 class _Attempts:
     """Calls that may fail for one clip or question without stopping the others."""
 
@@ -102,7 +89,7 @@ class _Attempts:
         except Exception as error:
             text = " ".join(str(error).split())
             kind = type(error).__name__
-            if not is_out_of_memory(error):
+            if out_of_memory(error) is None:
                 self._show(error)
                 return Failure(kind, f"{kind}: {text}")
             failure = Failure("out of memory", f"out of memory: {text or kind}")

@@ -29,7 +29,7 @@ from contextlib import suppress
 from eval import benchmarks, experiment, loop, report, summary
 from eval.store import Store
 from fastav import models, provenance
-from fastav.errors import UserError
+from fastav.errors import UserError, out_of_memory
 from fastav.models import arguments
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -145,7 +145,7 @@ def _load(args: argparse.Namespace):
     try:
         return load(args.model, args.checkpoint, **arguments.options(args))
     except Exception as error:
-        if loop.is_out_of_memory(error):
+        if out_of_memory(error):
             raise UserError(f"no memory for the weights of {args.model}: {error}") from None
         raise
 

@@ -30,10 +30,11 @@ try:  # torch and transformers take seconds: Ctrl-C then ends as it does later
     from tqdm import tqdm
 
     from eval.decoder import MODELS, SIZES, Case, build, cases
-    from fastav import cost, engine
-    from fastav.decoder import cache_keyword, decoder_layers
-    from fastav.errors import UserError
+    from fastav import cost
+    from fastav.decoder import decoder_layers
+    from fastav.errors import UserError, out_of_memory
     from fastav.models.adapter import resolve
+    from fastav.run import generate
 except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
     sys.exit(130)
@@ -42,24 +43,6 @@ N_NEW_TOKENS = 32
 GOAL_P = 20
 CPU_SLACK, GPU_GOAL = 0.03, 0.59  # on a CPU, prefill time may exceed the FLOPs ratio by this; on a GPU it is at most this
 GOALS = {"cpu": [("videollama2.1-av", "scaled")], "cuda": [("videollama2.1-av", "real")]}  # where there is one
-
-
-@torch.inference_mode()
-def generate(model, case: Case, n_new_tokens: int) -> tuple[list[float], int]:
-    """(seconds per forward, prefill first; KV bytes of the prompt)."""
-    embeds = case.inputs.embeds
-    clock = cost.Clock(embeds.device)
-    clock.start()
-    cache = engine.cache_of(model.config, case.inputs.layout, case.method)
-    model.generate(
-        inputs_embeds=embeds,
-        attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device),
-        **{cache_keyword(model): cache},
-        do_sample=False,
-        max_new_tokens=n_new_tokens,
-        logits_processor=[clock],
-    )
-    return clock.seconds(), cost.kv_bytes(cache, case.lengths)
 
 
 def host_syncs(model, case: Case, device: torch.device) -> int | None:
@@ -75,7 +58,7 @@ def host_syncs(model, case: Case, device: torch.device) -> int | None:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            generate(model, case, 1)
+            generate(model, case.request, 1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
         for handle in handles:
@@ -87,16 +70,16 @@ def measure(model, todo: list[Case], repeats: int, progress) -> list[dict]:
     """One record per case; who begins a repeat takes turns, so that none profits from the others' warm caches."""
     runs: dict[str, list] = {case.label: [] for case in todo}
     for case in todo:
-        generate(model, case, N_NEW_TOKENS)
+        generate(model, case.request, N_NEW_TOKENS)
         progress.update()
     for repeat in range(repeats):
         first = repeat % len(todo)
         for case in [*todo[first:], *todo[:first]]:
-            runs[case.label].append(generate(model, case, N_NEW_TOKENS))
+            runs[case.label].append(generate(model, case.request, N_NEW_TOKENS))
             progress.update()
     records = []
     for case in todo:
-        peak = cost.peak_memory(lambda case=case: generate(model, case, 1), model.device)[0]
+        peak = cost.peak_memory(lambda case=case: generate(model, case.request, 1), model.device)[0]
         records.append(_record(model, case, todo[0], runs, peak, host_syncs(model, case, model.device)))
         progress.update()
     return records
@@ -107,8 +90,8 @@ def _record(model, case: Case, vanilla: Case, runs: dict, peak_bytes: int, n_hos
 
     prefill_relative is each repeat's prefill over vanilla's of the same repeat, so that a machine that slows down counts little.
     """
-    prefill, base = ([seconds[0] for seconds, _ in runs[label]] for label in (case.label, vanilla.label))
-    gaps = [statistics.mean(seconds[1:]) for seconds, _ in runs[case.label]]
+    prefill, base = ([run.seconds[0] for run in runs[label]] for label in (case.label, vanilla.label))
+    gaps = [statistics.mean(run.seconds[1:]) for run in runs[case.label]]
     formulas = {"flops_relative": cost.gqa_flops, "flops_paper_relative": cost.paper_flops}
     return {
         "method": case.label,
@@ -118,7 +101,7 @@ def _record(model, case: Case, vanilla: Case, runs: dict, peak_bytes: int, n_hos
         "prefill_relative": _quartiles([own / other for own, other in zip(prefill, base, strict=True)]),
         "per_token_sec": _quartiles(gaps),
         "peak_bytes": peak_bytes,
-        "kv_bytes": runs[case.label][0][1],
+        "kv_bytes": runs[case.label][0].kv_bytes,
         "host_syncs_between_layers": n_host_syncs,
     }
 
@@ -234,7 +217,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
-        if (needed := cost.out_of_memory(error)) is None:
+        if (needed := out_of_memory(error)) is None:
             raise
         helps = "a smaller --size, a 16-bit --dtype, --attn sdpa or a --device with more free memory"
         print(f"error: out of memory: {needed} more were needed; {helps} may help", file=sys.stderr)

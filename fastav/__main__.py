@@ -44,7 +44,7 @@ def _interrupted(signum, frame) -> None:
 
 
 def _run(argv: list[str]) -> int:
-    from fastav.errors import UserError
+    from fastav.errors import UserError, out_of_memory
 
     try:
         if argv[:1] == ["calibrate"]:
@@ -54,6 +54,12 @@ def _run(argv: list[str]) -> int:
         return ask(_ask_parser().parse_args(argv))
     except UserError as error:
         print(f"fastav: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if (needed := out_of_memory(error)) is None:
+            raise
+        helps = "a shorter clip, a 16-bit --dtype, --device-map auto or a --device with more free memory"
+        print(f"fastav: out of memory: {needed} more were needed; {helps} may help", file=sys.stderr)
         return 2
 
 
@@ -152,7 +158,7 @@ def _load(options):
     if hasattr(models.home(options.model), "HUB_ID"):
         from fastav.models.estimate import estimate
 
-        given = {name: value for name, value in arguments.options(options).items() if name in ("revision", "device", "dtype")}
+        given = {name: value for name, value in arguments.options(options).items() if name != "attn"}
         _progress(f"{options.model}: {estimate(options.model, options.checkpoint, **given)}")
     _progress(f"loading {options.model}")
     return session.load(options.model, options.checkpoint, **arguments.options(options))

@@ -61,7 +61,7 @@ def check(name: str, checkpoint: str | None = None, *, clip: Path = CLIP, **opti
     yield Line("files", f"{len(weights.files)} with {len(weights.shapes)} tensors, {_dtypes(weights)}")
     yield from _keys(name, weights)
     yield from _attempted("facts", lambda: _facts(home, folder, weights, config))
-    given = {k: options.get(k) for k in ("revision", "device", "dtype")}
+    given = {k: options.get(k) for k in ("revision", "device", "dtype", "device_map")}
     yield from _attempted("estimate", lambda: iter([Line("estimate", str(estimate(name, checkpoint, **given)))]))
     yield from _run(name, checkpoint, clip, options)
 

@@ -213,20 +213,6 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> tuple[int, i
     return peak, None
 
 
-def out_of_memory(error: BaseException) -> str | None:
-    """How much memory could not be had ("2.00 GiB", or "some bytes" where the error does not say); None for any other error.
-
-    torch says it in several ways: OutOfMemoryError on a GPU, RuntimeError from its CPU allocator, CUDA and cuBLAS.
-    """
-    told = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(words in str(error) for words in told):
-        return None
-    found = re.search(r"allocate ([\d.]*\d) (\w+)", str(error))
-    if found is None:
-        return "some bytes"
-    return f"{int(found[1]) / 1e6:,.1f} MB" if found[2] == "bytes" else f"{found[1]} {found[2]}"
-
-
 @contextmanager
 def _without_profiler_lines() -> Iterator[None]:
     """What the process writes to its standard error inside this waits in a file, and comes out at the end without the lines in

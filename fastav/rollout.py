@@ -18,7 +18,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from fastav.decoder import cache_keyword, decoder_layers, rotated_query
-from fastav.errors import UserError
+from fastav.errors import UserError, out_of_memory
 from fastav.layout import TokenLayout
 from fastav.plan import STATISTICS, Plan, check_settings
 
@@ -139,7 +139,9 @@ def first_usable(clips: Iterable[tuple], sample: Callable, n: int, progress: Cal
         try:
             found.append(sample(clip, question))
             progress(f"clip {len(found)} of {n}")
-        except (UserError, torch.OutOfMemoryError) as error:
+        except Exception as error:
+            if not isinstance(error, UserError) and not out_of_memory(error):
+                raise
             reason = str(error) if isinstance(error, UserError) else "there is not enough memory for it"
             where = clip if isinstance(clip, Path) else clip.name
             left_out.append(f"{where}: {reason.removeprefix(f'{clip.name}: ')}")

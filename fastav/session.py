@@ -6,31 +6,27 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import queue
 import statistics
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import StoppingCriteria
-from transformers.generation.streamers import BaseStreamer
 
 from fastav import __version__, engine, media, provenance, rollout
-from fastav.cost import Clock, fvcore_flops, gqa_flops, kv_bytes, paper_flops, peak_memory
-from fastav.decoder import cache_keyword
+from fastav.cost import fvcore_flops, gqa_flops, paper_flops, peak_memory
 from fastav.errors import UserError
 from fastav.layout import TokenLayout
 from fastav.media import Clip
-from fastav.methods import Method, parse
+from fastav.methods import parse
 from fastav.models import load_model
 from fastav.models.adapter import Adapter, Inputs
 from fastav.plan import Plan, check_settings
 from fastav.result import Comparison, Result
+from fastav.run import OneAtATime, Request, Run, Streamer, generate
 
 MAX_QUESTION_CHARACTERS = 2000
 MIN_GAPS = 8  # time per token is an average over at least this many gaps, otherwise noise
@@ -53,7 +49,7 @@ class Session:
         self.device, self.dtype = adapter.device, adapter.model.dtype
         self.folder, self.provenance = adapter.folder, provenance.of(adapter)
         self.default_method = self.canonical("fastav")
-        self._lock = _OneAtATime()
+        self._lock = OneAtATime()
         self._encoded: tuple[Clip, object, float] | None = None  # of the last clip: itself, features, seconds
         engine.install(self.model)
 
@@ -92,7 +88,7 @@ class Session:
         with self._lock:
             request = self._request(clip, question, method)
             self._generate(request, 1)  # warm-up at this length: kernels are chosen, and memory is fetched, per shape
-            streamer = _Streamer()
+            streamer = Streamer()
             outcome: list = []
 
             def work():
@@ -113,7 +109,7 @@ class Session:
                 thread.join()
             if isinstance(outcome[0], BaseException):
                 raise outcome[0]
-            yield self._result(request, outcome[0], fvcore, self._peak(request, outcome[0]) if peak else (None, None))
+            yield self._result(clip, question, request, outcome[0], fvcore, peak)
 
     def compare(self, clip: Clip, question: str, method: str = "fastav", *, fvcore: bool = True, peak: bool = True) -> Comparison:
         """Vanilla and `method`, one after the other: single runs, each after a warm-up of one token."""
@@ -230,51 +226,19 @@ class Session:
     def _answer(self, clip: Clip, question: str, method: str, fvcore: bool, peak: bool, max_new_tokens=None) -> Result:
         request = self._request(clip, question, method)
         run = self._generate(request, max_new_tokens or self.adapter.n_new_tokens)
-        return self._result(request, run, fvcore, self._peak(request, run) if peak else (None, None))
+        return self._result(clip, question, request, run, fvcore, peak)
 
-    def _request(self, clip: Clip, question: str, method: str) -> _Request:
-        parsed = parse(method, self.n_layers)
-        inputs, encode_sec = self.inputs(clip, question)
-        layout = inputs.layout
-        inputs, entered = inputs.subset(parsed.enters(layout))
-        return _Request(clip, question, parsed, layout, entered, inputs, encode_sec)
+    def _request(self, clip: Clip, question: str, method: str) -> Request:
+        return Request.of(self.inputs(clip, question)[0], parse(method, self.n_layers))
 
-    @torch.inference_mode()
-    def _generate(self, request: _Request, n_new_tokens: int, *, forced=False, streamer=None, stop=None) -> _Run:
-        embeds = request.inputs.embeds
-        clock = Clock(embeds.device)
-        before = 0
-        if embeds.device.type == "cuda":
-            torch.cuda.set_device(embeds.device)  # clock and counters are of the current device, which is each thread's own
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-        clock.start()  # planning is a part of a pruned request
-        cache = engine.cache_of(self.model.config, request.inputs.layout, request.method)
-        sizes = engine.lengths_in(cache, request.inputs.layout)
-        ids = self.model.generate(
-            inputs_embeds=embeds,
-            attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device),
-            **{cache_keyword(self.model): cache},
-            do_sample=False,
-            max_new_tokens=n_new_tokens,
-            min_new_tokens=n_new_tokens if forced else None,
-            logits_processor=[clock],
-            stopping_criteria=[_StopFlag(stop)] if stop else None,
-            streamer=streamer,
-            **request.inputs.generate_kwargs,
-        )[0].tolist()
-        seconds = clock.seconds()
-        total = torch.cuda.max_memory_allocated() if embeds.device.type == "cuda" else None
-        kept = cache.kept() if isinstance(cache, engine.PrunedCache) else None
-        return _Run(ids, seconds, kv_bytes(cache, sizes), sizes, kept, None if total is None else (total - before, total))
+    def _generate(self, request: Request, n_new_tokens: int, **options) -> Run:
+        return generate(self.model, request, n_new_tokens, **options)
 
-    def _peak(self, request: _Request, run: _Run) -> tuple[int | None, int | None]:
-        if run.peak is not None:
-            return run.peak
-        return peak_memory(lambda: self._generate(request, 1), self.device)
-
-    def _result(self, request: _Request, run: _Run, fvcore: bool, peak: tuple[int | None, int | None]) -> Result:
-        clip, layout, sizes = request.clip, request.layout, run.lengths
+    def _result(self, clip: Clip, question: str, request: Request, run: Run, fvcore: bool, peak: bool) -> Result:
+        layout, sizes = request.layout, run.lengths
+        peak_bytes, total_bytes = None, None
+        if peak:
+            peak_bytes, total_bytes = run.peak or peak_memory(lambda: self._generate(request, 1), self.device)
         full = [len(layout)] * self.n_layers
         kept = run.kept or [range(len(request.entered))] * self.n_layers
         seen = np.bincount(np.concatenate([request.entered[list(k)] for k in kept]), minlength=len(layout))
@@ -284,7 +248,7 @@ class Session:
             notes.append(f"{stream} only: single-stream mode, no global pruning by the model's rule")
         return Result(
             answer=self.adapter.decode(run.ids),
-            question=request.question,
+            question=question,
             model=self.model_name,
             checkpoint=self.checkpoint,
             method=str(request.method),
@@ -305,96 +269,14 @@ class Session:
             flops_relative_percent=100 * gqa_flops(sizes, self.config) / gqa_flops(full, self.config),
             flops_paper_relative_percent=100 * paper_flops(sizes, self.config) / paper_flops(full, self.config),
             n_new_tokens=len(run.ids),
-            encode_sec=request.encode_sec,
+            encode_sec=self._encoded[2],
             prefill_sec=run.seconds[0],
             per_token_sec=statistics.mean(run.seconds[1:]) if len(run.seconds) > MIN_GAPS else None,
             total_sec=sum(run.seconds),
             n_repeats=1,
             kv_bytes=run.kv_bytes,
-            peak_bytes=peak[0],
-            total_bytes=peak[1],
+            peak_bytes=peak_bytes,
+            total_bytes=total_bytes,
             plan_sha256=provenance.plan_sha256(str(request.method)),
             **self.provenance,
         )
-
-
-_INSIDE: ContextVar[frozenset] = ContextVar("inside", default=frozenset())  # locks that this thread of work holds
-
-
-class _OneAtATime:
-    """A lock whose holder gets an error where a plain one would wait for itself for ever.
-
-    Who holds it is known by context, not by thread: a page may take each piece of one stream in another thread.
-    """
-
-    def __init__(self):
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        if self in _INSIDE.get():
-            raise UserError("an answer is still being streamed here; read its stream to the end or close it, then ask again")
-        self._lock.acquire()
-        _INSIDE.set(_INSIDE.get() | {self})
-
-    def __exit__(self, *_) -> None:
-        _INSIDE.set(_INSIDE.get() - {self})
-        self._lock.release()
-
-
-@dataclass(frozen=True)
-class _Request:
-    """A question about a clip by one method.
-
-    layout [N] is the whole prompt's; entered: the positions of it that enter the decoder, which `inputs` holds.
-    """
-
-    clip: Clip
-    question: str
-    method: Method
-    layout: TokenLayout
-    entered: np.ndarray
-    inputs: Inputs
-    encode_sec: float
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What one generate gave: new ids, seconds per forward, KV bytes of the prompt, tokens [L] and kept positions per layer,
-    (peak, total) bytes on CUDA.
-    """
-
-    ids: list[int]
-    seconds: list[float]
-    kv_bytes: int
-    lengths: list[int]
-    kept: list[list[int]] | None
-    peak: tuple[int, int] | None
-
-
-class _StopFlag(StoppingCriteria):
-    """Ends generation at the next token once the event is set."""
-
-    def __init__(self, event: threading.Event):
-        self.event = event
-
-    def __call__(self, input_ids, scores, **kwargs):
-        return torch.full((len(input_ids),), self.event.is_set(), dtype=torch.bool, device=input_ids.device)
-
-
-class _Streamer(BaseStreamer):
-    """Hands the growing list of new ids from the generating thread to the consumer."""
-
-    def __init__(self):
-        self._queue: queue.Queue = queue.Queue()
-        self._ids: list[int] = []
-
-    def put(self, value):
-        self._ids = self._ids + value.flatten().tolist()  # the prompt comes first and is empty: it went in as embeddings
-        if self._ids:
-            self._queue.put(self._ids)
-
-    def end(self):
-        self._queue.put(None)
-
-    def __iter__(self):
-        return iter(self._queue.get, None)

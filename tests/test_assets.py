@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from scipy.stats import binom
 
-from eval.loop import weights_sha256
+from fastav.provenance import weights_sha256
 
 ROOT = Path(__file__).resolve().parents[1]
 MINI = ROOT / "assets" / "mini"
@@ -56,7 +56,7 @@ def test_accuracy_on_the_mini_set_lies_in_the_99_percent_interval_of_the_split(b
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
 def test_published_figures_are_of_the_shipped_weights_and_plans(benchmark):
-    assert published(benchmark)["weights_sha256"] == weights_sha256("assets/tiny")
+    assert published(benchmark)["weights_sha256"] == weights_sha256(ROOT / "assets" / "tiny")
 
 
 def test_the_bar():

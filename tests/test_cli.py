@@ -72,7 +72,7 @@ def test_one_stream_is_answered_and_said(clips, capsys):
         (["missing.mp4", QUESTION], "no such file"),
         (["both.mp4", "Is the zebra visible?"], "does not know the word 'zebra'"),
         (["both.mp4", " "], "question is empty"),
-        (["both.mp4", QUESTION, "--method", "fast"], "unknown method 'fast'; allowed: fastav, vanilla"),
+        (["both.mp4", QUESTION, "--method", "fast"], "unknown method 'fast'; allowed: divprune, fastav, random, stride, vanilla"),
         (["both.mp4", QUESTION, "--method", "fastav:start=8"], "start must be from 1 to 7"),
         (
             ["both.mp4", QUESTION, "--model", "gpt"],
@@ -158,3 +158,20 @@ def test_the_program_is_named_as_it_was_called(capsys, monkeypatch, called, comm
     with pytest.raises(SystemExit, match="0"):
         main(command)
     assert capsys.readouterr().out.startswith(usage)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")])
+def test_running_out_of_memory_is_one_line(clips, capsys, monkeypatch, error):
+    """Oracle: the same errors that Python and torch's allocator raise, in the midst of an answer."""
+
+    def full(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("fastav.session.Session.compare", full)
+    code = None
+    try:
+        code = main([str(clips / "both.mp4"), QUESTION])
+    except (MemoryError, RuntimeError):
+        pass
+    assert code == 2
+    assert "out of memory: some bytes more were needed" in capsys.readouterr().err.splitlines()[-1]

@@ -10,7 +10,7 @@ from conftest import random_qwen2
 from torch import nn
 from transformers import DynamicCache, Qwen2_5OmniThinkerConfig, Qwen2Config
 
-from fastav import cost
+from fastav import cost, errors
 from fastav.layout import TokenLayout, first_audio
 from fastav.methods import FastAV, lengths
 
@@ -226,18 +226,18 @@ def test_out_of_memory_says_how_much_was_asked_for():
     """The CPU allocator's words are its own, here; those of a GPU are torch's, written down."""
     with pytest.raises(RuntimeError) as caught:
         torch.empty(10**15)
-    assert cost.out_of_memory(caught.value) == "4,000,000,000.0 MB"
+    assert errors.out_of_memory(caught.value) == "4,000,000,000.0 MB"
     on_gpu = torch.OutOfMemoryError(
         "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 15.77 GiB of which 1.02 GiB is free."
     )
-    assert cost.out_of_memory(on_gpu) == "2.50 GiB"
+    assert errors.out_of_memory(on_gpu) == "2.50 GiB"
     for unknown in (
         MemoryError(),
         RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ):
-        assert cost.out_of_memory(unknown) == "some bytes"
-    assert cost.out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+        assert errors.out_of_memory(unknown) == "some bytes"
+    assert errors.out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
 
 
 def test_clock_ticks_once_per_forward_and_names_nan_logits():

@@ -24,6 +24,7 @@ LAYERS = (
     ("fastav.cost", "fastav.rollout"),
     ("fastav.tiny",),
     ("fastav.models",),
+    ("fastav.run",),
     ("fastav.session", "fastav.plots"),
     ("fastav.check",),
     ("fastav.page",),

@@ -89,7 +89,7 @@ def test_token_counts_are_those_of_the_models(name, total, kept, trimmed, publis
     layout = speed.MODELS[name]()
     _, plain, trim = speed.cases(layout, torch.zeros(1, total, 1), [20], 28)
     assert len(layout) == plain.lengths[13] == total and plain.lengths[14] == kept
-    assert trim.lengths[13] == trimmed == trim.inputs.embeds.shape[1]
+    assert trim.lengths[13] == trimmed == trim.request.inputs.embeds.shape[1]
     config = Qwen2Config(**speed.SIZES["real"])
     full = cost.paper_flops([total] * 28, config)
     assert round(100 * cost.paper_flops(plain.lengths, config) / full, 1) == published
@@ -100,7 +100,8 @@ def test_times_are_compared_within_a_repeat(monkeypatch):
     """By hand: prefills 1, 3, 8 s beside vanilla's 2, 4, 8: ratios 0.5, 0.75, 1; gaps of 1 and 3 s are 2 s per token."""
     config = Qwen2Config(**speed.SIZES["tiny"])
     a, b = (SimpleNamespace(label=label, lengths=[5] * 4) for label in ("vanilla", "x"))
-    runs = {"vanilla": [([t, 1.0], 7) for t in (2.0, 4.0, 8.0)], "x": [([t, 1.0, 3.0], 7) for t in (1.0, 3.0, 8.0)]}
+    times = {"vanilla": [[t, 1.0] for t in (2.0, 4.0, 8.0)], "x": [[t, 1.0, 3.0] for t in (1.0, 3.0, 8.0)]}
+    runs = {label: [SimpleNamespace(seconds=seconds, kv_bytes=7) for seconds in own] for label, own in times.items()}
     record = speed._record(SimpleNamespace(config=config), b, a, runs, 11, None)
     assert record["prefill_relative"] == [0.625, 0.75, 0.875]
     assert record["prefill_sec"] == [2.0, 3.0, 5.5] and record["per_token_sec"] == [2.0] * 3
@@ -110,9 +111,10 @@ def test_times_are_compared_within_a_repeat(monkeypatch):
 def test_methods_take_turns(monkeypatch):
     """Each repeat begins with the next method, after one warm-up of each."""
     order = []
-    monkeypatch.setattr(speed, "generate", lambda model, case, n: order.append(case.label) or ([1.0, 1.0], 1))
+    run = SimpleNamespace(seconds=[1.0, 1.0], kv_bytes=1)
+    monkeypatch.setattr(speed, "generate", lambda model, request, n: order.append(request) or run)
     monkeypatch.setattr(cost, "peak_memory", lambda run, device: (1, None))
-    todo = [SimpleNamespace(label=label, lengths=[5] * 4) for label in "abc"]
+    todo = [SimpleNamespace(label=label, request=label, lengths=[5] * 4) for label in "abc"]
     model = SimpleNamespace(config=Qwen2Config(**speed.SIZES["tiny"]), device=torch.device("cpu"))
     records = speed.measure(model, todo, 4, SimpleNamespace(update=lambda: None))
     assert "".join(order) == "abc" + "abc" + "bca" + "cab" + "abc"

@@ -39,12 +39,14 @@ class Estimate:
         )
 
 
-def estimate(name: str, checkpoint: str | None = None, *, revision=None, device=None, dtype=None, duration_sec=10.0) -> Estimate:
+def estimate(
+    name: str, checkpoint=None, *, revision=None, device=None, dtype=None, device_map=None, duration_sec=10.0
+) -> Estimate:
     """For a model whose weights are a published checkpoint's. Raises UserError where the folder or its files are not readable."""
     home = models.home(name)
     folder = locate(checkpoint, home.HUB_ID, revision)
     config, weights = read_json(folder, "config.json"), Weights(folder)
-    device, dtype, _ = resolve(device, dtype)
+    device, dtype, _ = resolve(device, dtype, None, device_map)
     with describes(folder, name):
         tokens, n_numbers = home.token_estimate(config, duration_sec), kv_numbers(config)
     used = [key for key in weights.shapes if home.rename(key) is not None]

@@ -150,7 +150,7 @@ class Qwen25OmniAdapter:
             pixels, grid = self.patches(clip.frames)
             grid = grid.to(self.device)
             found = self.model.get_video_features(pixels.to(self.model.dtype), video_grid_thw=grid)
-            video = torch.cat(tuple(found.pooler_output))
+            video = torch.cat(tuple(found.pooler_output)).to(self.device)
         if clip.has_audio:
             if clip.audio_rate != AUDIO_RATE:
                 raise UserError(f"{clip.name}: the sound must have {AUDIO_RATE} samples per second, got {clip.audio_rate}")
@@ -159,7 +159,7 @@ class Qwen25OmniAdapter:
             if audio_tokens(n_mel):
                 mel = mel.to(self.device, self.model.dtype)
                 found = self.model.get_audio_features(mel, feature_attention_mask=mask.to(self.device))
-                audio = found.last_hidden_state
+                audio = found.last_hidden_state.to(self.device)
         return _Features(video, grid, audio, n_mel)
 
     def patches(self, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -208,7 +208,7 @@ class Qwen25OmniAdapter:
             audio_seqlens=torch.tensor([features.n_mel], device=self.device),
             second_per_grids=torch.tensor([SECONDS_PER_STEP], device=self.device),
         )
-        embeds = self.model.get_input_embeddings()(ids)
+        embeds = self.model.get_input_embeddings()(ids).to(self.device)
         for token_id, values in ((self.config.video_token_id, features.video), (self.config.audio_token_id, features.audio)):
             if values is not None:
                 embeds[ids == token_id] = values.to(embeds)

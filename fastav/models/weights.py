@@ -23,8 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from tqdm import tqdm
 
-from fastav.cost import out_of_memory
-from fastav.errors import UserError
+from fastav.errors import UserError, out_of_memory
 from fastav.models.placement import Placement, check_memory
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
