@@ -83,3 +83,14 @@ def holding(model, cache):
     """`cache` under the name that this transformers has for it: greedy(model, **holding(model, cache))."""
     names = inspect.signature(model.forward).parameters
     return {"cache" if "cache" in names else "past_key_values": cache}
+
+
+def prompt(model, n=66, seed=1):
+    """Random token ids [1, n]."""
+    torch.manual_seed(seed)
+    return torch.randint(0, model.config.vocab_size, (1, n))
+
+
+def rotary(model):
+    """What masked_run wants: n -> (cos, sin) of n positions."""
+    return lambda n: model.model.rotary_emb(torch.zeros(1, 1, dtype=torch.float64), torch.arange(n)[None])

@@ -2,13 +2,12 @@
 
 A token removed before layer l is still computed on, but no later row may attend to it, so what it holds no longer
 matters. Which tokens are removed is decided here once more, in plain Python, from eager attention weights. Works for
-one row (batch size 1).
+one row (batch size 1). Imports nothing of what it judges: scores are known by the names of their classes.
 """
 
 import torch
 
-from fastav.methods.cut import BEFORE
-from fastav.methods.scores import BestOfGroups, FromFeatures, Known, LastQuery, QuestionMean
+BEFORE = -1  # the layer after which cuts before layer 0 are said to come
 
 
 @torch.inference_mode()
@@ -24,7 +23,7 @@ def masked_run(decoder, lm_head, embeds, cuts, n_new, position_embeddings, layou
     known = {}  # of scores from features
     for index in sorted(cuts):
         for cut in cuts[index]:
-            if isinstance(cut.score, FromFeatures):
+            if hasattr(cut.score, "compute"):
                 known[cut.score], rows = cut.score.compute(layout, embeds[0])
                 embeds = embeds if rows is None else rows[None]
     entered = _cut(list(range(n_prompt)), cuts.get(BEFORE, ()), known)
@@ -77,17 +76,19 @@ def _cut(present, cuts, maps):
 
 def _values(score, present, maps):
     """Original position -> score."""
-    if isinstance(score, FromFeatures):
-        return maps[score]
-    if isinstance(score, Known):
-        return score.by_position
-    if isinstance(score, LastQuery):
-        return maps[score.weights][-1]
-    if isinstance(score, QuestionMean):
-        return sum(maps[score.weights][int(row)] for row in score.question) / len(score.question)
-    assert isinstance(score, BestOfGroups)
-    inner, values = _values(score.score, present, maps), {}
-    for group, n_kept in enumerate(score.n_kept):
-        members = sorted((p for p in present if score.group[p] == group), key=lambda p: (-float(inner[p]), p))
-        values |= {p: float(place < n_kept) for place, p in enumerate(members)}
-    return values
+    match type(score).__name__:
+        case "FromFeatures":
+            return maps[score]
+        case "Known":
+            return score.by_position
+        case "LastQuery":
+            return maps[score.weights][-1]
+        case "QuestionMean":
+            return sum(maps[score.weights][int(row)] for row in score.question) / len(score.question)
+        case "BestOfGroups":
+            inner, values = _values(score.score, present, maps), {}
+            for group, n_kept in enumerate(score.n_kept):
+                members = sorted((p for p in present if score.group[p] == group), key=lambda p: (-float(inner[p]), p))
+                values |= {p: float(place < n_kept) for place, p in enumerate(members)}
+            return values
+    raise AssertionError(f"no oracle for {score}")

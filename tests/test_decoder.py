@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from conftest import N_LAYERS, greedy, holding, random_qwen2
+from conftest import N_LAYERS, greedy, holding, prompt, random_qwen2, rotary
 from masked import masked_run
-from test_engine import prompt, rotary
 from torch import nn
 from transformers import (
     Cohere2Config,

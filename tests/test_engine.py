@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from conftest import N_LAYERS, greedy, holding, random_qwen2
+from conftest import N_LAYERS, greedy, holding, prompt, random_qwen2, rotary
 from masked import masked_run
 from transformers import DynamicCache, Qwen2Config
 
@@ -31,15 +31,6 @@ METHODS = [
     "divprune:keep=0.3",
     "divprune:start=2,keep=0.4",
 ]
-
-
-def prompt(model, n=66, seed=1):
-    torch.manual_seed(seed)
-    return torch.randint(0, model.config.vocab_size, (1, n))
-
-
-def rotary(model):
-    return lambda n: model.model.rotary_emb(torch.zeros(1, 1, dtype=torch.float64), torch.arange(n)[None])
 
 
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])

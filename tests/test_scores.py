@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from conftest import N_LAYERS, greedy, holding, random_qwen2
+from conftest import N_LAYERS, greedy, holding, prompt, random_qwen2, rotary
 from masked import masked_run
-from test_engine import prompt, rotary
 
 import fastav
 from fastav.errors import UserError
