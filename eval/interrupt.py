@@ -1,23 +1,22 @@
-"""Ctrl-C at any moment: one line that says how to go on, and exit code 130.
+"""Ctrl-C in an evaluation: the line says how to go on.
 
-The process ends at once instead of by KeyboardInterrupt, which libraries swallow, or turn into errors of their own while they
-are being imported. Nothing needs to be put in order: each answer is written as a whole (store.py), a summary replaces the one
+Nothing needs to be put in order before the process ends: each answer is written as a whole (store.py), a summary replaces the one
 before as a whole (run.py).
 """
 
 from __future__ import annotations
 
-import os
 import shlex
-import signal
 import sys
 
-CODE = 130
+from fastav import interrupt
+
+CODE = interrupt.CODE
 _command = list(sys.orig_argv)
 
 
 def install() -> None:
-    signal.signal(signal.SIGINT, _stop)
+    interrupt.install(lambda: f"\ninterrupted; {way_on()}")
 
 
 def command(words: list[str]) -> None:
@@ -32,8 +31,3 @@ def begun() -> None:
 
 def way_on() -> str:
     return f"this goes on from here: {shlex.join(_command)}"
-
-
-def _stop(*_) -> None:
-    os.write(2, f"\ninterrupted; {way_on()}\n".encode())
-    os._exit(CODE)

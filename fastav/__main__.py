@@ -15,6 +15,8 @@ import os
 import signal
 import sys
 
+from fastav import interrupt
+
 # What takes time to import is imported inside of `main`, which looks after Ctrl-C.
 
 
@@ -23,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv is not None:
         return _run(argv)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupted)
+        interrupt.install()
     try:
         try:
             return _run(sys.argv[1:])
@@ -35,12 +37,6 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
         return 141  # as programs end that know nothing of a closed pipe: 128 + SIGPIPE
-
-
-def _interrupted(signum, frame) -> None:
-    """No KeyboardInterrupt: one raised in the midst of torch's import aborts the process, and callbacks of libraries lose it."""
-    os.write(2, b"interrupted\n")
-    os._exit(128 + signum)
 
 
 def _run(argv: list[str]) -> int:

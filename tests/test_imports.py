@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Lowest first. A module may import lower layers and its own package, nothing beside or above it.
 LAYERS = (
-    ("fastav.errors", "fastav.assets"),
+    ("fastav.errors", "fastav.assets", "fastav.interrupt"),
     ("fastav.result", "fastav.layout", "fastav.decode", "fastav.versions", "fastav.provenance"),
     ("fastav.media", "fastav.plan"),
     ("fastav.methods",),

@@ -3,8 +3,14 @@ question alone.
 """
 
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter, defaultdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +26,7 @@ from fastav.tiny.questions import N_TRAINING, WORDINGS, caption, matching, place
 from fastav.tiny.tokenizer import Tokenizer
 from fastav.tiny.world import N_FRAMES, Noise, Thing, draw, held_out_color, held_out_pair, play
 
+ROOT = Path(__file__).resolve().parents[1]
 BELL, CAR = Thing(0, 0, 40, (4, 4, 10, 10), 0, 7, False), Thing(1, 2, 40, (64, 60, 66, 62), 2, 3, True)
 
 
@@ -213,3 +220,16 @@ def test_rendered_set_has_the_schema_and_both_streams(tmp_path):
     # The frames that come back are those that the encoder was trained on: H.264 costs little.
     want = scene.frames(round(scene.seconds * scenes.FPS))[clip.n_source_frames // 16 :: clip.n_source_frames // 8][:8]
     assert np.abs(clip.frames.astype(int) - want).mean() < 12
+
+
+def test_ctrl_c_while_clips_are_rendered_is_one_line(tmp_path):
+    """Worker processes get the signal, too. Oracle: the exit code of a program ended by SIGINT."""
+    command = [sys.executable, "-m", "fastav.tiny.scenes", str(tmp_path / "set"), "--questions", "400"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not list(tmp_path.glob("set/**/*.mp4")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "interrupted" and "Traceback" not in err

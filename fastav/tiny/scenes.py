@@ -17,6 +17,7 @@ import argparse
 import hashlib
 import json
 import multiprocessing
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastav import interrupt
 from fastav.assets import ASSETS
 from fastav.errors import UserError
 from fastav.media import Clip, clip_from_arrays, write_clip
@@ -171,7 +173,10 @@ def write(
         chosen = sorted(np.random.default_rng((seed, 3)).choice(len(scenes), min(n_clips, len(scenes)), replace=False).tolist())
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     jobs = [(scenes[i], folder / "videos" / f"{i:05}.mp4", tuple(blank)) for i in chosen]
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the workers inherit: on Ctrl-C this process ends them
+    pool = multiprocessing.get_context("spawn").Pool(workers)
+    signal.signal(signal.SIGINT, before)
+    with pool:
         for i, _ in enumerate(pool.imap(_render, jobs, chunksize=4), 1):
             if i % 50 == 0 or i == len(jobs):
                 progress(f"rendered {i} of {len(jobs)} clips")
@@ -252,6 +257,9 @@ def main() -> int:
     except UserError as error:
         print(f"fastav: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return interrupt.CODE
     return 0
 
 

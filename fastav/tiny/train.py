@@ -22,6 +22,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from fastav import interrupt
 from fastav.errors import UserError
 from fastav.tiny import train_decoder, train_encoders
 from fastav.tiny.drawing import COLORS, KINDS
@@ -171,4 +172,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    interrupt.install()
     sys.exit(main())
