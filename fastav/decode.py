@@ -218,8 +218,9 @@ def _resampled(frames: Iterable, rate: int, channels: str) -> Iterator[np.ndarra
     def one_channel(pieces):
         # Not left to the resampler: its mono is louder than the mean, 0.71 L + 0.71 R, and may exceed 1.
         for piece in pieces:
-            samples = piece.to_ndarray()  # [channels, s]
-            yield samples[0] if channels == "first" else samples.mean(axis=0)
+            # Packed: PyAV counts the planes of 8 or more channels beyond their end, and the process dies.
+            samples = piece.to_ndarray().reshape(-1, piece.layout.nb_channels)
+            yield samples[:, 0] if channels == "first" else samples.mean(axis=1)
 
     resampler, source = None, None
     for frame in frames:
@@ -227,7 +228,7 @@ def _resampled(frames: Iterable, rate: int, channels: str) -> Iterator[np.ndarra
             if resampler is not None:
                 yield from one_channel(resampler.resample(None))
             source = (frame.format.name, frame.layout.name, frame.sample_rate)
-            resampler = av.AudioResampler("fltp", frame.layout, rate, frame_size=_BLOCK)
+            resampler = av.AudioResampler("flt", frame.layout, rate, frame_size=_BLOCK)
         frame.pts = None  # gaps in the time stamps are not filled, as when ffmpeg extracts a track
         yield from one_channel(resampler.resample(frame))
     if resampler is not None:

@@ -58,12 +58,13 @@ def tone(sec: float, rate: int) -> np.ndarray:
     return np.stack([left, 0 * left]).astype(np.float32)
 
 
-def encode_sound(out, stream, sound: np.ndarray, rate: int, start_sec: float = 0.0) -> None:
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound), "fltp", "stereo")
+def encode_sound(out, stream, sound: np.ndarray, rate: int, start_sec: float = 0.0, layout: str = "stereo") -> None:
+    """sound: float32 [channels, S]."""
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound.T).reshape(1, -1), "flt", layout)
     frame.sample_rate, frame.pts = rate, round(start_sec * rate)
     frame.time_base = Fraction(1, rate)
     codec = stream.codec_context
-    resampler = av.AudioResampler(codec.format, "stereo", rate, frame_size=codec.frame_size or 1024)
+    resampler = av.AudioResampler(codec.format, layout, rate, frame_size=codec.frame_size or 1024)
     for piece in resampler.resample(frame) + resampler.resample(None):
         out.mux(stream.encode(piece))
     out.mux(stream.encode(None))
@@ -357,6 +358,138 @@ def test_a_sound_file_alone(tmp_path, name):
     assert_is_the_tone(clip.audio, LEVEL / 2, 1.6, **slack)
     for channels in ("first", "first-without-video"):
         assert_is_the_tone(read_clip(tmp_path / name, channels=channels).audio, LEVEL, 1.6, **slack)
+
+
+def levels(layout: str, rate: int = 48_000) -> np.ndarray:
+    """float32 [channels, rate]: a second of a tone of its own on every channel, none on that for the lowest tones."""
+    layout = av.AudioLayout(layout)
+    t = np.arange(rate) / rate
+    tones = [(i + 1) / 40 * np.sin(2 * np.pi * (200 + 40 * i) * t) for i in range(layout.nb_channels)]
+    return np.stack([0 * t if c.name == "LFE" else s for c, s in zip(layout.channels, tones, strict=True)]).astype(np.float32)
+
+
+def with_levels(path: Path, codec: str, layout: str, video: str | None = None) -> Path:
+    with av.open(str(path), "w") as out:
+        if video:
+            pictures = out.add_stream(video, rate=FPS)
+            pictures.width, pictures.height, pictures.pix_fmt = W, H, "yuv420p"
+        audio = out.add_stream(codec, rate=48_000, layout=layout)
+        for i in range(FPS if video else 0):
+            frame = av.VideoFrame.from_ndarray(painted(i), format="rgb24")
+            frame.pts, frame.time_base = i, Fraction(1, FPS)
+            out.mux(pictures.encode(frame))
+        if video:
+            out.mux(pictures.encode(None))
+        encode_sound(out, audio, levels(layout), 48_000, layout=layout)
+    return path
+
+
+def read_apart(path: Path, options: str = "", limits: str = "", timeout_sec: float = 20.0) -> SimpleNamespace:
+    """read_clip in a process of its own, since the file may end it.
+
+    code: exit code, or "slow". said: "clip" or the text of the UserError. audio: float32 [S]. peak_bytes: more than before.
+    """
+    code = f"""if True:
+        import resource, sys
+        import numpy as np
+        from fastav.errors import UserError
+        from fastav.media import read_clip, uniform
+        try:
+            from fastav import limits
+            {limits or "pass"}
+        except ImportError:
+            pass
+        resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        audio = np.zeros(0, np.float32)
+        try:
+            audio = read_clip(sys.argv[1], {options}).audio
+            said = "clip"
+        except UserError as error:
+            said = str(error)
+        np.save(sys.argv[2], audio)
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024, said)
+    """
+    saved = path.with_suffix(".npy")
+    command = [sys.executable, "-c", code, str(path), str(saved)]
+    root = Path(__file__).resolve().parents[1]
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=timeout_sec)
+    except subprocess.TimeoutExpired:
+        return SimpleNamespace(code="slow", said="", audio=None, peak_bytes=0)
+    peak, _, said = done.stdout.strip().partition(" ")
+    audio = np.load(saved) if done.returncode == 0 else None
+    return SimpleNamespace(code=done.returncode, said=said, audio=audio, peak_bytes=int(peak or 0))
+
+
+SURROUND = {
+    "aac.mp4": ("aac", "7.1", None),
+    "film.mp4": ("aac", "7.1", "libx264"),
+    "flac.mkv": ("flac", "7.1", None),
+    "film.mkv": ("flac", "7.1", "libx264"),
+    "pcm.mov": ("pcm_s16le", "7.1", None),
+    "opus.webm": ("libopus", "7.1", None),
+    "twenty-four.mkv": ("pcm_f32le", "22.2", None),
+    "pcm.mkv": ("pcm_s16le", "9 channels", None),
+}
+
+
+@pytest.mark.parametrize("name", SURROUND)
+def test_sound_with_eight_or_more_channels_is_read(tmp_path, name):
+    codec, layout, video = SURROUND[name]
+    path = with_levels(tmp_path / name, codec, layout, video)
+    channels = levels(layout)
+    loss = {"aac": 0.1, "libopus": 0.1}.get(codec, 1e-3)
+    for way, want in (("mean", channels.mean(axis=0)), ("first", channels[0])):
+        read = read_apart(path, f"channels={way!r}, rate=48_000")
+        assert (read.code, read.said) == (0, "clip")
+        got = read.audio[: len(want)]
+        assert len(read.audio) == pytest.approx(len(want), abs=500)
+        assert np.abs(got[2000:-2000] - want[2000 : len(got) - 2000]).max() < loss * np.abs(want).max()
+
+
+def test_a_71_wav_is_read(tmp_path):
+    path = with_levels(tmp_path / "surround.wav", "pcm_s16le", "7.1")
+    for way, want in (("mean", levels("7.1").mean(axis=0)), ("first", levels("7.1")[0])):
+        np.testing.assert_allclose(read_clip(path, channels=way, rate=48_000).audio, want, atol=1e-4)
+
+
+def test_a_damaged_byte_that_makes_eight_channels_of_one_ends_no_process(tmp_path):
+    path = tmp_path / "mono.m4a"
+    with av.open(str(path), "w", format="mp4") as out:
+        encode_sound(out, out.add_stream("aac", rate=16_000, layout="mono"), tone(1.0, 16_000)[:1], 16_000, layout="mono")
+    content = path.read_bytes()
+    # AudioSpecificConfig: 5 bits of profile (2), 4 of rate (8: 16 kHz), 4 of channels (1, becomes 7: 7.1).
+    assert content.count(b"\x80\x05\x14\x08") == 1
+    path.write_bytes(content.replace(b"\x80\x05\x14\x08", b"\x80\x05\x14\x38"))
+    read = read_apart(path)
+    assert read.code == 0 and (read.said == "clip" or "mono.m4a: " in read.said)
+
+
+@pytest.mark.parametrize("layout", ["mono", "stereo"])
+@pytest.mark.parametrize("codec", ["pcm_f32le", "pcm_s16le", "aac"])
+def test_mono_and_stereo_are_the_mean_of_what_the_resampler_gives_for_each_channel_bit_by_bit(tmp_path, codec, layout):
+    """Oracle: the channels one by one through a resampler of their own, then numpy's mean."""
+    path = tmp_path / "noise.mkv"
+    n_channels = 1 + (layout == "stereo")
+    noise = np.random.default_rng(0).uniform(-0.9, 0.9, (n_channels, 30_000)).astype(np.float32)
+    with av.open(str(path), "w") as out:
+        encode_sound(out, out.add_stream(codec, rate=44_100, layout=layout), noise, 44_100, layout=layout)
+    with av.open(str(path)) as container:
+        frames = list(container.decode(audio=0))
+    alone = []
+    for channel in range(n_channels):
+        resampler, pieces = av.AudioResampler("fltp", "mono", 16_000, frame_size=1 << 14), []
+        for frame in frames:
+            planar = av.AudioResampler("fltp", layout).resample(frame)[0].to_ndarray()
+            one = av.AudioFrame.from_ndarray(planar[channel : channel + 1].copy(), "fltp", "mono")
+            one.sample_rate = frame.sample_rate
+            pieces += resampler.resample(one)
+        alone.append(np.concatenate([p.to_ndarray()[0] for p in pieces + resampler.resample(None)]))
+    for way, want in (("mean", np.stack(alone).mean(axis=0)), ("first", alone[0])):
+        got = read_clip(path, channels=way).audio
+        np.testing.assert_array_equal(got, want[: len(got)])
+        assert len(want) - len(got) < 1600
 
 
 def test_a_16_khz_mono_wav_comes_back_sample_by_sample(tmp_path):

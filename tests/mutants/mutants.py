@@ -264,7 +264,9 @@ MUTANTS = {
     ("fastav/decode.py", "tests/test_media.py"): [
         ("the frame after the one that is shown", "while stamp < target and", "while stamp <= target and"),
         ("pictures turned the wrong way", "np.rot90(picture, quarter_turns)", "np.rot90(picture, -quarter_turns)"),
-        ("stereo summed, not averaged", "samples.mean(axis=0)", "samples.sum(axis=0)"),
+        ("stereo summed, not averaged", "samples.mean(axis=1)", "samples.sum(axis=1)"),
+        ("channels taken for samples", ".reshape(-1, piece.layout.nb_channels)", ".reshape(piece.layout.nb_channels, -1).T"),
+        ("planes counted beyond their end", 'av.AudioResampler("flt", frame.layout,', 'av.AudioResampler("fltp", frame.layout,'),
     ],
     ("eval/yes_no.py", "tests/test_yes_no.py"): [
         ("no found inside another word", r'"[a-z0-9]+(?:', r'"no|[a-z0-9]+(?:'),
