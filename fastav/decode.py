@@ -2,7 +2,7 @@
 
 Frames are found by seeking: the packets are listed once without decoding (about 1 s per hour of 1080p), then
 only what lies between a wanted frame and the key frame before it is decoded. Sound is decoded and resampled
-in a stream. A cut or damaged file gives what it holds; `media.py` makes notes and errors of what is missing.
+in a stream. A cut or damaged file gives what it holds; `read.py` makes notes and errors of what is missing.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ import soundfile
 from av.error import FFmpegError
 from soundfile import LibsndfileError
 
-FORMATS = "mp4, mov, mkv, webm or avi video; wav, flac, ogg, mp3, m4a or aac sound"
+from fastav import limits
 
-# FFmpeg's names of those formats. Without this list it also opens playlists, which name other files of this
+# FFmpeg's names of the formats in `limits.py`. Without this list it also opens playlists, which name other files of this
 # machine or of its network, pictures, and any .txt as a film of letters.
 _DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,wav,flac,ogg,mp3,aac"
-_GROWTH = 1 << 22  # samples (16 MB) by which a sound's memory grows
 _BLOCK = 1 << 14  # samples resampled at a time
 
 
@@ -36,7 +35,7 @@ def open_container(path):
 
 def first_stream(container, kind: str):
     """The first "video" or "audio" stream; None without one. Cover art is not video."""
-    streams = [s for s in container.streams if s.type == kind]
+    streams = getattr(container.streams, kind)  # not by `type`: PyAV 16 crashes on that of a damaged stream
     cover = av.stream.Disposition.attached_pic
     return next((s for s in streams if not s.disposition & cover), None)
 
@@ -89,12 +88,6 @@ class Timeline:
     def fps(self) -> float:
         return len(self.stamps) / self.duration_sec
 
-    @property
-    def is_constant_rate(self) -> bool:
-        """Whether every frame is shown within half a frame of where a constant rate puts it."""
-        step = self.duration_sec / len(self.stamps)
-        return bool(np.all(np.abs(self.times_sec - np.arange(len(self.stamps)) * step) < step / 2))
-
 
 def read_timeline(container, stream) -> Timeline | None:
     """List the stream's packets without decoding them. None when there is no frame."""
@@ -131,18 +124,17 @@ def frames_at(container, stream, timeline: Timeline, indices: Iterable[int], siz
     for target in timeline.stamps[list(indices)]:
         key = max(int(np.searchsorted(keys, target, "right")) - 1, 0)
         if stamp is None or keys[key] > stamp:
-            # A seek may land after the target, or where nothing can be decoded: then one key frame earlier,
-            # and if that never helps, the first later one that gives anything.
-            for start in [*keys[key::-1], *keys[key + 1 :]]:
-                run = _decode_from(container, stream, timeline, int(start))
+            for start in _starts(key, len(keys)):
+                run = _decode_from(container, stream, timeline, start)
                 first = next(run, None)
-                if first is not None and (first[0] <= target or start == keys[0] or start > target):
+                if first is not None and (first[0] <= target or start == 0 or start > key):
                     stamp, frame = first
                     break
         if frame is None:
             return
         while stamp < target and (following := next(run, None)) is not None:
             stamp, frame = following
+        limits.check_size(frame.width, frame.height)
         quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, as a player turns it
         if size is None:
             size = (frame.height, frame.width) if quarter_turns % 2 else (frame.width, frame.height)
@@ -152,26 +144,42 @@ def frames_at(container, stream, timeline: Timeline, indices: Iterable[int], siz
         yield max(index, 0), np.rot90(picture, quarter_turns)
 
 
-def read_track(container, stream, rate: int, channels: str) -> np.ndarray:
-    """The whole sound of a stream: float32 [S] at `rate`, without the priming that the container declares."""
-    return _gathered(_resampled(_decoded(container, stream), rate, channels))
+def _starts(key: int, n: int) -> Iterable[int]:
+    """Where to start for a frame after key frame `key` of n, in the order in which to try.
+
+    A seek may land after the target, or where nothing can be decoded: then some key frames earlier, and if that never helps,
+    later. By steps that double, since where nothing can be decoded each try reads the file to its end.
+    """
+    steps = [(1 << i) - 1 for i in range(n.bit_length() + 1)]
+    return dict.fromkeys([max(key - step, 0) for step in steps] + [key + step for step in steps if key + step < n])
 
 
-def read_sound_file(path, rate: int, channels: str) -> np.ndarray:
-    """The whole sound of a wav, flac, ogg or mp3 file: float32 [S] at `rate`. Raises LibsndfileError."""
-    with soundfile.SoundFile(path) as sound:
+def read_sound(path, container, stream, rate: int, channels: str, alone: bool) -> Iterator[np.ndarray]:
+    """The whole sound of a stream: float32 [s] pieces at `rate`, without the priming that the container declares.
 
-        def frames():
-            try:
-                for block in sound.blocks(_BLOCK, dtype="float32", always_2d=True):
-                    mono = block[:, 0] if channels == "first" else block.mean(axis=1)
-                    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(mono[None]), "fltp", "mono")
-                    frame.sample_rate = sound.samplerate
-                    yield frame
-            except LibsndfileError:  # cut: what was read so far
-                return
+    alone: there is no picture, so that a wav, flac, ogg or mp3 file can be read by soundfile.
+    """
+    if alone and container.format.name in ("wav", "flac", "ogg", "mp3"):
+        try:
+            with soundfile.SoundFile(path) as sound:
+                yield from _resampled(_blocks(sound, channels), rate, channels)
+            return
+        except LibsndfileError:  # at the opening: a codec that soundfile does not know
+            pass
+    yield from _resampled(_decoded(container, stream), rate, channels)
 
-        return _gathered(_resampled(frames(), rate, channels))
+
+def _blocks(sound: soundfile.SoundFile, channels: str) -> Iterator[av.AudioFrame]:
+    """Frames of one channel; a cut file just ends."""
+    try:
+        # Not `sound.blocks`: where a file is cut, that gives what happens to be in memory.
+        while len(block := sound.read(_BLOCK, dtype="float32", always_2d=True)):
+            mono = block[:, 0] if channels == "first" else block.mean(axis=1)
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(mono[None]), "fltp", "mono")
+            frame.sample_rate = sound.samplerate
+            yield frame
+    except LibsndfileError:
+        return
 
 
 def _packets(container, stream) -> Iterator:
@@ -199,12 +207,13 @@ def _decoded(container, stream) -> Iterator:
 
 
 def _decode_from(container, stream, timeline: Timeline, key: int) -> Iterator[tuple]:
-    """(stamp, frame) from the key frame at stamp `key` on, in presentation order."""
+    """(stamp, frame) from the key frame number `key` on, in presentation order."""
+    start = int(timeline.keys[key])
     try:
-        container.seek(key, stream=stream)
+        container.seek(start, stream=stream)
     except FFmpegError:
         return
-    position = int(np.searchsorted(timeline.stamps, key))
+    position = int(np.searchsorted(timeline.stamps, start))
     for frame in _decoded(container, stream):
         stamp = timeline.stamps[min(position, len(timeline.stamps) - 1)] if timeline.counted else frame.pts
         position += 1
@@ -224,6 +233,7 @@ def _resampled(frames: Iterable, rate: int, channels: str) -> Iterator[np.ndarra
 
     resampler, source = None, None
     for frame in frames:
+        limits.check_rate(frame.sample_rate)
         if source != (frame.format.name, frame.layout.name, frame.sample_rate):  # may change within a track
             if resampler is not None:
                 yield from one_channel(resampler.resample(None))
@@ -233,15 +243,3 @@ def _resampled(frames: Iterable, rate: int, channels: str) -> Iterator[np.ndarra
         yield from one_channel(resampler.resample(frame))
     if resampler is not None:
         yield from one_channel(resampler.resample(None))
-
-
-def _gathered(pieces: Iterable[np.ndarray]) -> np.ndarray:
-    """All pieces in one array that grows in place: joining a list of them would take twice the memory."""
-    sound, n = np.empty(0, np.float32), 0
-    for piece in pieces:
-        if n + len(piece) > len(sound):
-            sound.resize(n + len(piece) + _GROWTH, refcheck=False)
-        sound[n : n + len(piece)] = piece
-        n += len(piece)
-    sound.resize(n, refcheck=False)
-    return sound

@@ -1,7 +1,8 @@
 """File or arrays -> `Clip`; arrays -> mp4 file.
 
-PyAV and soundfile read (`decode.py`), moviepy writes. Nothing else imports the three, and they are imported
-when first needed, since the page must start quickly. Shapes: F frames, S samples, [F, h, w, 3] RGB.
+A child process (`child.py`) reads (`read.py`) with PyAV and soundfile (`decode.py`), moviepy writes. Nothing else imports
+the three, and they are imported when first needed, since the page must start quickly; PyAV and soundfile only there.
+Shapes: F frames, S samples, [F, h, w, 3] RGB.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fastav.errors import UserError
+from fastav import child, limits
+from fastav.limits import refusal
 
 AUDIO_RATE = 16_000
 
-# Encoders delay and pad by less than this. What starts late or ends early by more is said in the notes.
-_SLACK_SEC = 0.1
+_GROWTH = 1 << 22  # samples (16 MB) by which a sound's memory grows
 
 _NO_FRAMES = np.zeros((0, 0, 0, 3), np.uint8)
 
@@ -93,165 +94,87 @@ def read_clip(
     channels: "mean" mixes all channels into one, "first" takes the first alone, "first-without-video" the first of a
     sound file and the mean of a video's sound.
     rate: samples per second that the sound is resampled to.
-    What a cut file still holds is used, and `notes` say so. Raises UserError when nothing can be decoded.
+    What a cut file still holds is used, and `notes` say so. Raises UserError when nothing can be decoded, or when that
+    takes too much memory or time.
     """
     if channels not in ("mean", "first", "first-without-video"):
         raise ValueError(f'channels must be "mean", "first" or "first-without-video", got {channels!r}')
     path = Path(path)
     sha256 = _sha256(path)
+    frames, heard, n_heard = _NO_FRAMES, np.empty(0, np.float32), 0
 
-    from fastav import decode
+    def choose(times_sec: np.ndarray, duration_sec: float) -> np.ndarray:
+        return _chosen(sampler, times_sec, duration_sec)
 
-    notes: list[str] = []
-    try:
-        with decode.open_container(path) as container:
-            frames, times_sec, timeline = _read_frames(container, sampler, size, resize, notes)
-        if channels == "first-without-video":
-            channels = "first" if timeline is None else "mean"
-        # Opened anew: only from the very start do decoders know how much priming to leave out.
-        with decode.open_container(path) as container:
-            sound = _read_sound(path, container, timeline, rate, channels, notes)
-            duration_sec = max(timeline.duration_sec if timeline else 0.0, len(sound) / rate)
-            if duration_sec and not notes:
-                _note_a_cut(notes, "it", duration_sec, decode.claimed_sec(container))
-    except (decode.FFmpegError, OSError) as error:
-        raise _refusal(path, _why_not_opened(path)) from error
-    if timeline is None and not len(sound):
-        raise _refusal(path, "; ".join(notes) or "there is neither picture nor sound in it")
-    return Clip(
-        name=path.name,
-        frames=frames,
-        frame_times_sec=times_sec,
-        audio=sound,
-        audio_rate=rate,
-        duration_sec=duration_sec,
-        has_video=timeline is not None,
-        has_audio=len(sound) > 0,
-        sha256=sha256,
-        notes=tuple(notes),
-        n_source_frames=len(timeline.stamps) if timeline else 0,
-        fps=timeline.fps if timeline else 0.0,
-    )
-
-
-def _read_frames(container, sampler: Sampler, size, resize, notes: list[str]):
-    """(uint8 [F, h, w, 3], float64 [F] seconds, timeline); (empty, empty, None) when none can be decoded."""
-    from fastav import decode
-
-    stream = decode.first_stream(container, "video")
-    if stream is None:
-        return _NO_FRAMES, np.zeros(0), None
-    if stream.codec_context is None:
-        notes.append("the picture is in a format that cannot be decoded")
-        return _NO_FRAMES, np.zeros(0), None
-    timeline = decode.read_timeline(container, stream)
-    if timeline is None:
-        notes.append("the video stream holds no frames")
-        return _NO_FRAMES, np.zeros(0), None
-    n, duration_sec = len(timeline.stamps), timeline.duration_sec
-    if isinstance(sampler, uniform) and not timeline.is_constant_rate:
-        middles_sec = (np.arange(sampler.n) + 0.5) * duration_sec / sampler.n
-        wanted = np.searchsorted(timeline.times_sec, middles_sec, "right") - 1
-    else:
-        wanted = np.asarray(sampler(n, timeline.fps, duration_sec))
-        if not len(wanted) or wanted.min() < 0 or wanted.max() >= n:
-            raise ValueError(f"the sampler must give frame indices in 0..{n - 1}, got {wanted.tolist()}")
-    frames = None
-    shown = np.empty(len(wanted), np.int64)  # not `wanted` where a frame cannot be decoded
-    distinct = np.unique(wanted)
-    found = decode.frames_at(container, stream, timeline, distinct, size)
-    for index, (found_index, picture) in zip(distinct, found, strict=False):  # all or none are found
+    def keep(places: np.ndarray, picture: np.ndarray) -> None:
+        nonlocal frames
         picture = resize(picture) if resize else picture
-        if frames is None:
-            frames = np.empty((len(wanted), *picture.shape), np.uint8)
-        frames[wanted == index] = picture
-        shown[wanted == index] = found_index
-    if frames is None:
-        notes.append("no frame of the video can be decoded")
-        return _NO_FRAMES, np.zeros(0), None
-    if n_replaced := int(np.sum(shown != wanted)):
-        notes.append(f"{n_replaced} of {len(wanted)} frames cannot be decoded; their neighbours stand in")
-    _note_a_cut(notes, "video", duration_sec, decode.claimed_sec(container, stream))
-    return frames, timeline.times_sec[shown], timeline
+        if not len(frames):
+            frames = np.empty((len(places), *picture.shape), np.uint8)
+        frames[places] = picture
+
+    def hear(piece: np.ndarray) -> None:
+        nonlocal n_heard
+        if n_heard + len(piece) > len(heard):  # grown in place: joining a list of pieces would take twice the memory
+            heard.resize(n_heard + len(piece) + _GROWTH, refcheck=False)
+        heard[n_heard : n_heard + len(piece)] = piece
+        n_heard += len(piece)
+
+    try:
+        fields = child.call(
+            "fastav.read:read_file",
+            *(path, size, channels, rate),
+            patience_sec=limits.PATIENCE_SEC,
+            max_bytes=limits.MAX_BYTES,
+            **{"choose": choose, "keep": keep, "hear": hear},
+        )
+    except child.Died as error:
+        raise refusal(path, f"the file is damaged, its decoder crashed ({error})") from error
+    except child.TooSlow as error:
+        allowed = f"{limits.PATIENCE_SEC:g} s until the next picture or piece of sound"
+        raise refusal(path, "reading it takes too long", allowed) from error
+    except MemoryError as error:
+        raise refusal(path, "reading it takes too much memory", f"{limits.MAX_BYTES / 1e9:g} GB") from error
+    start, stop = fields.pop("span")
+    heard.resize(stop, refcheck=False)
+    audio = heard[start:] if start >= 0 else np.concatenate([np.zeros(-start, np.float32), heard])
+    return Clip(name=path.name, frames=frames, audio=audio, audio_rate=rate, sha256=sha256, **fields)
 
 
-def _read_sound(path, container, timeline, rate: int, channels: str, notes: list[str]) -> np.ndarray:
-    """float32 [S], sample 0 at the start of the video, if there is one; empty when nothing can be decoded."""
-    from fastav import decode
-
-    stream = decode.first_stream(container, "audio")
-    if stream is None:
-        return np.zeros(0, np.float32)
-    if stream.codec_context is None:
-        notes.append("the sound is in a format that cannot be decoded")
-        return np.zeros(0, np.float32)
-    sound = None
-    if timeline is None and container.format.name in ("wav", "flac", "ogg", "mp3"):
-        try:
-            sound = decode.read_sound_file(path, rate, channels)
-        except decode.LibsndfileError:  # a codec that soundfile does not know
-            pass
-    if sound is None:
-        sound = decode.read_track(container, stream, rate, channels)
-    if not len(sound):
-        notes.append("the audio stream holds no sound")
-        return sound
-    claimed_sec = decode.claimed_sec(container, stream)
-    if claimed_sec and 0 < len(sound) - claimed_sec * rate < _SLACK_SEC * rate:
-        sound = sound[: round(claimed_sec * rate)]  # the rest fills the codec's last block
-    _note_a_cut(notes, "sound", len(sound) / rate, claimed_sec)
-    if timeline is not None and stream.start_time is not None:
-        late_sec = float(stream.start_time * stream.time_base) - timeline.start_sec
-        if late_sec > _SLACK_SEC:
-            notes.append(f"the sound starts {late_sec:.1f} s after the picture; silence fills the gap")
-            sound = np.concatenate([np.zeros(round(late_sec * rate), np.float32), sound])
-        elif late_sec < -_SLACK_SEC:
-            notes.append(f"the first {-late_sec:.1f} s of the sound come before the picture and are left out")
-            sound = sound[round(-late_sec * rate) :]
-    return sound
-
-
-def _note_a_cut(notes: list[str], what: str, found_sec: float, claimed_sec: float | None) -> None:
-    if claimed_sec and found_sec < claimed_sec - _SLACK_SEC:
-        notes.append(f"the file is cut: {what} ends at {found_sec:.1f} s of {claimed_sec:.1f} s")
+def _chosen(sampler: Sampler, times_sec: np.ndarray, duration_sec: float) -> np.ndarray:
+    """int64 [F], the indices that the sampler picks of the n frames that start at `times_sec` [n]."""
+    n = len(times_sec)
+    step = duration_sec / n
+    is_constant_rate = np.all(np.abs(times_sec - np.arange(n) * step) < step / 2)
+    if isinstance(sampler, uniform) and not is_constant_rate:
+        middles_sec = (np.arange(sampler.n) + 0.5) * duration_sec / sampler.n
+        return np.searchsorted(times_sec, middles_sec, "right") - 1
+    wanted = np.asarray(sampler(n, n / duration_sec, duration_sec))
+    if not len(wanted) or wanted.min() < 0 or wanted.max() >= n:
+        raise ValueError(f"the sampler must give frame indices in 0..{n - 1}, got {wanted.tolist()}")
+    return wanted
 
 
 def _sha256(path: Path) -> str:
     """Of the file's bytes. Raises UserError when it is not a file that can be read."""
     try:
         if path.is_dir():
-            raise _refusal(path, "this is a folder, not a file")
+            raise refusal(path, "this is a folder, not a file")
         if path.exists() and not path.is_file():  # a pipe or a device would never end
-            raise _refusal(path, "this is not a regular file")
+            raise refusal(path, "this is not a regular file")
         digest, n_bytes = hashlib.sha256(), 0
         with open(path, "rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
                 n_bytes += len(block)
     except FileNotFoundError as error:
-        raise _refusal(path, "there is no such file") from error
+        raise refusal(path, "there is no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         why = getattr(error, "strerror", None) or error
-        raise _refusal(path, f"the file cannot be read ({why})") from error
+        raise refusal(path, f"the file cannot be read ({why})") from error
     if not n_bytes:
-        raise _refusal(path, "the file is empty (0 bytes)")
+        raise refusal(path, "the file is empty (0 bytes)")
     return digest.hexdigest()
-
-
-def _why_not_opened(path: Path) -> str:
-    with open(path, "rb") as file:
-        head = file.read(12)
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"):
-        return "the file is cut or damaged: the index that says where pictures and sound lie is missing"
-    if head[:4] in (b"\x1aE\xdf\xa3", b"RIFF", b"OggS", b"fLaC") or head[:3] == b"ID3":
-        return "the file is cut or damaged: nothing follows its header"
-    return "this is not a video or sound file"
-
-
-def _refusal(path: Path, reason: str) -> UserError:
-    from fastav.decode import FORMATS
-
-    return UserError(f"{path.name}: {reason}. Allowed: {FORMATS}.")
 
 
 def clip_from_arrays(frames, fps: float, audio, rate: int = AUDIO_RATE, name: str = "array") -> Clip:

@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # Lowest first. A module may import lower layers and its own package, nothing beside or above it.
 LAYERS = (
     ("fastav.errors", "fastav.assets", "fastav.interrupt"),
-    ("fastav.result", "fastav.layout", "fastav.decode", "fastav.versions", "fastav.provenance"),
+    ("fastav.result", "fastav.layout", "fastav.versions", "fastav.provenance", "fastav.limits", "fastav.child"),
+    ("fastav.decode",),
+    ("fastav.read",),
     ("fastav.media", "fastav.plan"),
     ("fastav.methods",),
     ("fastav.decoder", "fastav.steps"),

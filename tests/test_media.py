@@ -5,11 +5,13 @@ tone that was written (frequency, level, onset, length).
 """
 
 import hashlib
+import struct
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -142,6 +144,17 @@ def videos(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """read_clip without its child: what is done can be counted, and hundreds of files are read in seconds."""
+
+    def call_here(function: str, *args, patience_sec: float, max_bytes: int, **callbacks):
+        module, _, name = function.partition(":")
+        return getattr(import_module(module), name)(*args, **callbacks)
+
+    monkeypatch.setattr("fastav.child.call", call_here)
+
+
 def decode_everything(path: Path) -> list:
     """The slow obvious reader: (time, turned picture) of every frame in the decoder's order."""
     with av.open(str(path)) as container:
@@ -155,7 +168,7 @@ def decode_everything(path: Path) -> list:
 
 
 @pytest.mark.parametrize("name", VIDEOS)
-def test_each_index_alone_gives_the_frame_that_decoding_everything_gives(videos, name):
+def test_each_index_alone_gives_the_frame_that_decoding_everything_gives(videos, name, in_this_process):
     everything = decode_everything(videos / name)
     assert [number_in(picture) for _, picture in everything] == list(range(N))  # the oracle itself
     stamps_sec = np.array(VIDEOS[name].get("stamps_ms") or np.arange(N) * 1000 / FPS) / 1000
@@ -231,7 +244,7 @@ def test_a_models_own_resampler_sees_upright_pictures_in_full(videos):
     np.testing.assert_array_equal(clip.frames, whole.frames[:, ::2, ::2])
 
 
-def test_reading_seeks_instead_of_decoding_everything(videos, monkeypatch):
+def test_reading_seeks_instead_of_decoding_everything(videos, monkeypatch, in_this_process):
     decoded, original = [], decode._decoded
 
     def counting(container, stream):
@@ -245,6 +258,14 @@ def test_reading_seeks_instead_of_decoding_everything(videos, monkeypatch):
     decoded.clear()
     read_clip(videos / "h264-aac.mp4", lambda n, fps, sec: list(range(N)))
     assert decoded.count("video") == N  # and nothing is decoded twice
+
+
+def test_tries_to_find_a_decodable_frame_grow_as_the_logarithm_of_the_key_frames():
+    for n, key in [(1, 0), (5, 3), (3600, 0), (3600, 1800), (3600, 3599)]:
+        starts = list(decode._starts(key, n))
+        assert starts[0] == key and 0 in starts and min(starts) >= 0 and max(starts) < n
+        assert len(set(starts)) == len(starts) <= 2 * np.log2(n) + 4
+        assert key == 0 or starts[1] == key - 1
 
 
 def test_frames_cut_away_by_an_edit_list_are_not_counted(videos, tmp_path):
@@ -262,13 +283,13 @@ def test_frames_cut_away_by_an_edit_list_are_not_counted(videos, tmp_path):
 # --- sound
 
 
-def assert_is_the_tone(audio, level, sec, *, rate=16_000, delay_sec=0.004, length_sec=1 / 16_000):
+def assert_is_the_tone(audio, level, sec, *, rate=16_000, delay_sec=0.004, length_sec=1 / 16_000, level_rel=0.05):
     loud = np.flatnonzero(np.abs(audio) > level / 4)
     assert loud[0] / rate == pytest.approx(ONSET_SEC, abs=delay_sec)
     middle = audio[loud[0] + 800 : loud[0] + 800 + rate // 2]
     spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle))))
     assert np.argmax(spectrum) * rate / len(middle) == pytest.approx(TONE_HZ, abs=2)
-    assert np.sqrt(2 * np.mean(middle**2)) == pytest.approx(level, rel=0.05)
+    assert np.sqrt(2 * np.mean(middle**2)) == pytest.approx(level, rel=level_rel)
     assert len(audio) / rate == pytest.approx(sec, abs=length_sec)
 
 
@@ -616,6 +637,135 @@ def test_a_beginning_that_cannot_be_decoded_leaves_the_rest(tmp_path):
     path.write_bytes(content)
     clip = read_clip(path, lambda n, fps, sec: [2, 33])
     assert [number_in(f) for f in clip.frames] == [GOP, 33]
+
+
+@pytest.mark.parametrize("part", [0.2, 0.5, 0.9])
+def test_a_cut_mp3_gives_the_sound_that_it_holds(tmp_path, part):
+    """Its header goes on claiming the whole length. Oracle: the beginning of the whole file's sound."""
+    path = tmp_path / "a.mp3"
+    make(path, None, "libmp3lame", sound_sec=4.0)
+    whole = read_clip(path).audio
+    path.write_bytes(path.read_bytes()[: round(part * path.stat().st_size)])
+    cut = read_clip(path).audio
+    assert len(cut) / len(whole) == pytest.approx(part, abs=0.05)
+    n_same = len(cut) - 1600  # the last frames may lack bits that lie in the next
+    np.testing.assert_array_equal(cut[:n_same], whole[:n_same])
+
+
+def test_samples_that_are_no_numbers_are_silence_and_told(tmp_path):
+    sound = tone(1.6, 16_000)[0]
+    damaged = sound.copy()
+    damaged[[3, 5_000, 12_000, 13_000]] = (np.nan, np.inf, -np.inf, 1e30)
+    for name in ("a.wav", "loud.wav"):
+        soundfile.write(tmp_path / name, damaged if name == "a.wav" else 32_768 * sound, 16_000, subtype="FLOAT")
+    clip = read_clip(tmp_path / "a.wav")
+    assert np.isfinite(clip.audio).all() and np.abs(clip.audio).max() <= 1
+    np.testing.assert_array_equal(clip.audio, np.where(damaged == sound, sound, 0))
+    assert clip.notes == ("4 samples of the sound are damaged; silence stands in",)
+    assert read_clip(tmp_path / "loud.wav").notes == ()  # whole numbers stored as floats are not damage
+
+
+# --- files made to harm
+
+
+def box(name: bytes, *content: bytes) -> bytes:
+    """A part of a QuickTime file."""
+    return struct.pack(">I4s", 8 + sum(map(len, content)), name) + b"".join(content)
+
+
+def table(name: bytes, *rows: tuple) -> bytes:
+    return box(name, bytes(4), struct.pack(">I", len(rows)), *(struct.pack(f">{len(row)}I", *row) for row in rows))
+
+
+def quicktime(path: Path, n_frames: int = 1, n_tracks: int = 1, tags: bytes = b"", codec=b"raw ", size: int = 2) -> Path:
+    """Pictures of size x size, of which 12 bytes are there and n_frames are claimed, in each of n_tracks."""
+    entry = bytes(6) + struct.pack(">H16xHHIIIH32xHh", 1, size, size, 72 << 16, 72 << 16, 0, 1, 24, -1)
+    samples = [
+        box(b"stsd", struct.pack(">II", 0, 1), box(codec, entry)),
+        table(b"stts", (n_frames, 40)),
+        table(b"stsc", (1, n_frames, 1)),
+        box(b"stsz", struct.pack(">III", 0, 12, n_frames)),
+        table(b"stco", (28,)),
+    ]
+    media = [
+        box(b"mdhd", struct.pack(">IIIII4x", 0, 0, 0, 1000, 40)),
+        box(b"hdlr", bytes(4) + b"mhlrvide" + bytes(13)),
+        box(b"minf", box(b"vmhd", bytes(12)), box(b"stbl", *samples)),
+    ]
+    track = box(b"trak", box(b"tkhd", bytes(84)), box(b"mdia", *media))
+    movie = [box(b"mvhd", struct.pack(">IIIII80x", 0, 0, 0, 1000, 40)), *[track] * n_tracks, tags]
+    path.write_bytes(box(b"ftyp", b"qt  " + bytes(4) + b"qt  ")[:20] + box(b"mdat", bytes(12)) + box(b"moov", *movie))
+    return path
+
+
+def test_a_small_file_that_claims_millions_of_frames_takes_no_memory_from_this_process(tmp_path):
+    assert read_apart(quicktime(tmp_path / "one.mov")).said == "clip"
+    read = read_apart(quicktime(tmp_path / "millions.mov", 12_000_000, 2), limits="limits.MAX_BYTES = 500_000_000")
+    assert read.code == 0 and "millions.mov: " in read.said
+    assert read.peak_bytes < 300e6
+
+
+def test_a_file_that_takes_too_long_is_refused(tmp_path):
+    """A list of 200,000 tags, of which FFmpeg compares each with all before."""
+    names = (box(b"name", bytes(4), b"k%07d" % i) for i in range(200_000))
+    values = box(b"mean", bytes(4), b"com"), box(b"data", struct.pack(">II", 1, 0), b"v")
+    items = box(b"ilst", *(box(b"----", values[0], name, values[1]) for name in names))
+    tags = box(b"udta", box(b"meta", bytes(4), box(b"hdlr", bytes(8) + b"mdir" + bytes(13)), items))
+    read = read_apart(quicktime(tmp_path / "tags.mov", tags=tags), limits="limits.PATIENCE_SEC = 2", timeout_sec=12)
+    assert read.code == 0
+    assert read.said == "tags.mov: reading it takes too long. Allowed: 2 s until the next picture or piece of sound."
+
+
+def test_pictures_beyond_8192_by_4320_are_refused(tmp_path):
+    """1 kB that is decoded to 768 MB."""
+    path = quicktime(tmp_path / "giant.mov", codec=b"rle ", size=16_000)
+    read = read_apart(path, "uniform(1), size=(16, 16)")
+    assert read.code == 0
+    assert read.said == "giant.mov: the picture has 16000 x 16000 pixels. Allowed: 8192 x 4320, or as many in another shape."
+
+
+@pytest.mark.parametrize("rate", [1, 999, 768_001, 2**31 - 1])
+def test_sample_rates_that_no_sound_has_are_refused(tmp_path, rate):
+    header = struct.pack("<4sI8sIHHIIHH4sI", b"RIFF", 2036, b"WAVEfmt ", 16, 1, 1, rate, rate & 2**31 - 1, 1, 8, b"data", 2000)
+    (tmp_path / "a.wav").write_bytes(header + bytes(2000))
+    with pytest.raises(UserError, match=rf"a\.wav: the sound has {rate:,} samples per second. Allowed: 1,000 to 768,000\."):
+        read_clip(tmp_path / "a.wav")
+
+
+def test_sound_that_ends_4_hours_after_the_picture_began_is_refused(tmp_path):
+    path = make(tmp_path / "gap.mkv", sound="aac", sound_sec=0.1, sound_start_sec=4.01 * 3600)
+    with pytest.raises(UserError, match=r"gap\.mkv: the sound goes on for too long\. Allowed: 4 hours\."):
+        read_clip(path)
+
+
+def test_sound_that_is_longer_than_allowed_is_refused(tmp_path, monkeypatch, in_this_process):
+    soundfile.write(tmp_path / "long.wav", np.zeros(3 * 16_000), 16_000)
+    assert len(read_clip(tmp_path / "long.wav").audio) == 3 * 16_000
+    monkeypatch.setattr("fastav.limits.MAX_SOUND_SEC", 2)
+    with pytest.raises(UserError, match=r"long\.wav: the sound goes on for too long"):
+        read_clip(tmp_path / "long.wav")
+
+
+def test_a_decoder_that_crashes_makes_a_refusal(videos, monkeypatch):
+    from fastav import child
+
+    def dies(*args, **settings):
+        raise child.Died("Segmentation fault")
+
+    monkeypatch.setattr("fastav.child.call", dies)
+    with pytest.raises(UserError, match=r"h264\.avi: the file is damaged, its decoder crashed \(Segmentation fault\)\. Allowed:"):
+        read_clip(videos / "h264.avi")
+
+
+def test_what_a_models_own_resampler_says_reaches_the_caller(videos):
+    def refuse(picture):
+        raise UserError("too narrow for this model")
+
+    with pytest.raises(UserError, match="^too narrow for this model$"):
+        read_clip(videos / "h264.avi", resize=refuse)
+
+
+# --- parts that cannot be read
 
 
 def test_streams_in_unknown_formats_are_named(videos, tmp_path):

@@ -267,6 +267,27 @@ MUTANTS = {
         ("stereo summed, not averaged", "samples.mean(axis=1)", "samples.sum(axis=1)"),
         ("channels taken for samples", ".reshape(-1, piece.layout.nb_channels)", ".reshape(piece.layout.nb_channels, -1).T"),
         ("planes counted beyond their end", 'av.AudioResampler("flt", frame.layout,', 'av.AudioResampler("fltp", frame.layout,'),
+        ("memory taken for the rest of a cut mp3", "while len(block := sound.read(_BLOCK,", "for block in (sound.blocks(_BLOCK,"),
+        ("every key frame tried in turn", "steps = [(1 << i) - 1 for i in range(n.bit_length() + 1)]", "steps = range(n)"),
+    ],
+    ("fastav/read.py", "tests/test_media.py"): [
+        ("samples that are no numbers kept", "np.where(is_sound, piece, np.float32(0))", "piece"),
+        ("no limit to the length of a sound", "limits.check_length(n / rate)", "limits.check_length(0)"),
+        ("no limit to the silence before a sound", "limits.check_length(late_sec + n / rate)", "limits.check_length(0)"),
+    ],
+    ("fastav/limits.py", "tests/test_media.py"): [
+        ("no limit to the height of a picture", "if width * height > MAX_PIXELS:", "if width > MAX_PIXELS:"),
+        ("sounds of one sample per second", "SAMPLE_RATES = (1_000, 768_000)", "SAMPLE_RATES = (1, 768_000)"),
+    ],
+    ("fastav/media.py", "tests/test_media.py"): [
+        ("a late sound at the start", "np.zeros(-start, np.float32)", "np.zeros(0, np.float32)"),
+        ("an early sound whole", "audio = heard[start:] if", "audio = heard if"),
+    ],
+    ("fastav/child.py", "tests/test_child.py"): [
+        ("a silent child waited for", "watch.start()", "pass"),
+        ("no limit to the child's memory", "resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))", "pass"),
+        ("prints between the answers", "os.dup2(silence, 1)", "pass"),
+        ("the child left unburied", "process.communicate()  # closes", "pass  # closes"),
     ],
     ("eval/yes_no.py", "tests/test_yes_no.py"): [
         ("no found inside another word", r'"[a-z0-9]+(?:', r'"no|[a-z0-9]+(?:'),
