@@ -22,7 +22,10 @@ from fastav import limits
 
 # FFmpeg's names of the formats in `limits.py`. Without this list it also opens playlists, which name other files of this
 # machine or of its network, pictures, and any .txt as a film of letters.
-_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,wav,flac,ogg,mp3,aac"
+_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,gif,wav,flac,ogg,mp3,aac,ac3,eac3,aiff,caf,amr"
+_UNSTATED = ("mp3", "aac", "ogg", "mpegts", "mpeg", "ac3", "eac3", "amr")  # no word on how long they are
+_SEARCHED = ("mpegts", "mpeg")  # no index: FFmpeg's search for a time lands somewhere near it
+
 _BLOCK = 1 << 14  # samples resampled at a time
 
 
@@ -30,7 +33,8 @@ def open_container(path):
     """The opened PyAV container, to be closed by the caller. Raises FFmpegError or OSError."""
     options = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "file"}
     # "file:": a colon in a name is no protocol. "replace": tags in old encodings are common in avi.
-    return av.open(f"file:{path}", options=options, metadata_errors="replace")
+    # Not `options`: PyAV 16 then frees what it never allocated when the streams of an mpg, ts or flv turn up.
+    return av.open(f"file:{path}", container_options=options, metadata_errors="replace")
 
 
 def first_stream(container, kind: str):
@@ -45,7 +49,7 @@ def claimed_sec(container, stream=None) -> float | None:
 
     Without a statement FFmpeg guesses by bit rate. Matroska states only where the longest stream ends.
     """
-    if container.format.name in ("mp3", "aac", "ogg"):
+    if container.format.name in _UNSTATED:
         return None
     if stream is not None:
         if container.format.name == "avi" and stream.type == "video":  # only the number of frames is kept there
@@ -60,14 +64,18 @@ class Timeline:
 
     stamps: int64 [n], rising: start of each frame, in units of `time_base` seconds, by presentation order.
     keys: int64 [k], rising: those of the key frames.
+    offsets: int64 [k], the byte of the file at which each key frame is looked for; None where its stamp is enough.
     end: stamp at which the last frame ends.
-    counted: the container knows no presentation times: frame i is the i-th that the decoder gives.
+    restarts: time jumps back by more than a second, as where two recordings were joined byte by byte.
+    counted: the container does not know all presentation times: frame i is the i-th that the decoder gives.
     """
 
     stamps: np.ndarray
     keys: np.ndarray
+    offsets: np.ndarray | None
     end: int
     time_base: Fraction
+    restarts: bool
     counted: bool
 
     @cached_property
@@ -91,25 +99,38 @@ class Timeline:
 
 def read_timeline(container, stream) -> Timeline | None:
     """List the stream's packets without decoding them. None when there is no frame."""
-    stamps, keys, end = [], [], 0
+    stamps, keys, end = [], {}, 0  # keys: stamp -> byte
+    latest, restarts, second = None, False, int(1 / stream.time_base)
+    # Of an mpg only some frames have times; FFmpeg's guesses at the others are off by up to two frames. So frames are
+    # counted from the first key frame on, spread evenly over the time that all take, and decoded from the beginning.
+    even = container.format.name == "mpeg"
     for packet in _packets(container, stream):
         stamp = packet.pts
         if stamp is None:  # the empty packet at the end
             continue
+        if packet.dts is not None:
+            restarts |= latest is not None and packet.dts < latest - second
+            latest = packet.dts
         if packet.is_keyframe:
-            keys.append(stamp)
-        if not packet.is_discard:  # cut away by an edit list: decoded, never shown
-            stamps.append(stamp)
-            end = max(end, stamp + (packet.duration or 0))
+            keys.setdefault(stamp, packet.pos or 0)
+        if packet.is_discard or (even and not keys):  # cut away by an edit list: decoded, never shown
+            continue
+        stamps.append(stamp)
+        end = max(end, stamp + (packet.duration or 0))
     if not stamps:
         return None
     # avi stores packets without times. For some codecs FFmpeg finds them out, else it numbers the packets.
-    counted = container.format.name == "avi" and stamps == sorted(stamps)
-    stamps = np.unique(np.array(stamps, np.int64))
+    counted = even or (container.format.name == "avi" and stamps == sorted(stamps))
+    n, stamps = len(stamps), np.unique(np.array(stamps, np.int64))
     if end <= stamps[-1]:  # the last packet does not say how long it lasts
         end = int(stamps[-1]) + max(1, int(np.median(np.diff(stamps))) if len(stamps) > 1 else 1)
-    keys = np.unique(np.array(keys or stamps[:1], np.int64))
-    return Timeline(stamps, keys, int(end), stream.time_base, counted)
+    if even:
+        end = max(end, int(stamps[0]) + n)
+        stamps = stamps[0] + (end - stamps[0]) * np.arange(n) // n
+        keys = {stamps[0]: 0}
+    keys = dict(sorted(keys.items())) or {stamps[0]: 0}
+    offsets = np.array(list(keys.values()), np.int64) if container.format.name in _SEARCHED else None
+    return Timeline(stamps, np.array(list(keys), np.int64), offsets, int(end), stream.time_base, restarts, counted)
 
 
 def frames_at(container, stream, timeline: Timeline, indices: Iterable[int], size=None) -> Iterator[tuple]:
@@ -189,7 +210,7 @@ def _packets(container, stream) -> Iterator:
             other.discard = av.stream.Discard.default if other is stream else av.stream.Discard.all
     try:
         yield from container.demux(stream)
-    except FFmpegError:
+    except (FFmpegError, IndexError):  # IndexError: PyAV, at the end, when more streams appeared on the way
         return
 
 
@@ -210,7 +231,10 @@ def _decode_from(container, stream, timeline: Timeline, key: int) -> Iterator[tu
     """(stamp, frame) from the key frame number `key` on, in presentation order."""
     start = int(timeline.keys[key])
     try:
-        container.seek(start, stream=stream)
+        if timeline.offsets is None:
+            container.seek(start, stream=stream)
+        else:
+            container.seek(int(timeline.offsets[key]), stream=stream, unsupported_byte_offset=True)
     except FFmpegError:
         return
     position = int(np.searchsorted(timeline.stamps, start))

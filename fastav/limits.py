@@ -6,7 +6,9 @@ from pathlib import Path
 
 from fastav.errors import UserError
 
-FORMATS = "mp4, mov, mkv, webm or avi video; wav, flac, ogg, mp3, m4a or aac sound"
+FORMATS = (
+    "mp4, mov, mkv, webm, avi, ts, mpg, flv, wmv or gif video; wav, flac, ogg, mp3, m4a, aac, ac3, wma, aiff, caf or amr sound"
+)
 
 MAX_PIXELS = 8192 * 4320  # of a picture
 SAMPLE_RATES = (1_000, 768_000)  # from, to: samples per second of a file

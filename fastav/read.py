@@ -19,6 +19,9 @@ _SLACK_SEC = 0.1
 # Further from zero than any sound; what is at full scale is 1, or 32,768 where whole numbers were stored as floats.
 _LOUDEST = 1e5
 
+# First bytes of matroska, wav and avi, ogg, flac, gif, wmv, aiff, caf, mpg.
+_HEADS = (b"\x1aE\xdf\xa3", b"RIFF", b"OggS", b"fLaC", b"GIF8", b"0&\xb2u", b"FORM", b"caff", b"\0\0\1\xba")
+
 
 def read_file(path: Path, size, channels: str, rate: int, choose: Callable, keep: Callable, hear: Callable) -> dict:
     """The fields of a Clip that are neither its arrays nor known beforehand, and "span", see below.
@@ -75,6 +78,8 @@ def _read_frames(container, size, choose: Callable, keep: Callable, notes: list[
     if timeline is None:
         notes.append("the video stream holds no frames")
         return np.zeros(0), None
+    if timeline.restarts:
+        notes.append("times start anew within the file; when its pictures are shown is uncertain")
     wanted = choose(timeline.times_sec, timeline.duration_sec)
     shown = np.full(len(wanted), -1)  # not `wanted` where a frame cannot be decoded
     distinct = np.unique(wanted)
@@ -138,6 +143,8 @@ def _why_not_opened(path: Path) -> str:
         head = file.read(12)
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"):
         return "the file is cut or damaged: the index that says where pictures and sound lie is missing"
-    if head[:4] in (b"\x1aE\xdf\xa3", b"RIFF", b"OggS", b"fLaC") or head[:3] == b"ID3":
+    if head[:4] == b"RIFF" and head[8:] not in (b"WAVE", b"AVI "):  # among others webp
+        return "this is not a video or sound file"
+    if head[:4] in _HEADS or head[:3] in (b"ID3", b"FLV"):
         return "the file is cut or damaged: nothing follows its header"
     return "this is not a video or sound file"

@@ -5,6 +5,7 @@ tone that was written (frequency, level, onset, length).
 """
 
 import hashlib
+import re
 import struct
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import pytest
 import soundfile
 from av.stream import Disposition
 from imageio_ffmpeg import get_ffmpeg_exe
+from PIL import Image
 
 from fastav import decode
 from fastav.errors import UserError
@@ -133,6 +135,15 @@ VIDEOS = {
     "phone-90.mp4": dict(codec="libx264", rotation=-90, sound="aac"),
     "turned90.mkv": dict(codec="libx264", rotation=90),
     "turned180.mp4": dict(codec="libx264", rotation=180),
+    "h264-aac.ts": dict(codec="libx264", sound="aac"),
+    "open-gop.ts": dict(codec="libx264", options={"x264-params": "open-gop=1:bframes=3:b-adapt=0"}),
+    "hevc-ac3.m2ts": dict(codec="libx265", sound="ac3", options={"x265-params": "log-level=none"}),
+    "mpeg2-mp2.ts": dict(codec="mpeg2video", sound="mp2", options={"bf": "2"}),
+    "mpeg2-ac3.mpg": dict(codec="mpeg2video", sound="ac3", options={"bf": "2"}),
+    "mpeg1-mp2.mpg": dict(codec="mpeg1video", sound="mp2", options={"bf": "2"}),
+    "flv1-mp3.flv": dict(codec="flv", sound="libmp3lame"),
+    "h264-aac.flv": dict(codec="libx264", sound="aac"),
+    "wmv2-mp3.wmv": dict(codec="wmv2", sound="libmp3lame"),
 }
 
 
@@ -244,7 +255,8 @@ def test_a_models_own_resampler_sees_upright_pictures_in_full(videos):
     np.testing.assert_array_equal(clip.frames, whole.frames[:, ::2, ::2])
 
 
-def test_reading_seeks_instead_of_decoding_everything(videos, monkeypatch, in_this_process):
+@pytest.mark.parametrize("name", ["h264-aac.mp4", "h264-aac.ts"])
+def test_reading_seeks_instead_of_decoding_everything(videos, monkeypatch, in_this_process, name):
     decoded, original = [], decode._decoded
 
     def counting(container, stream):
@@ -253,11 +265,20 @@ def test_reading_seeks_instead_of_decoding_everything(videos, monkeypatch, in_th
             yield frame
 
     monkeypatch.setattr(decode, "_decoded", counting)
-    read_clip(videos / "h264-aac.mp4", lambda n, fps, sec: [1, N - GOP + 1])
+    read_clip(videos / name, lambda n, fps, sec: [1, N - GOP + 1])
     assert decoded.count("video") <= 2 + 2  # each at the second place of its group
     decoded.clear()
-    read_clip(videos / "h264-aac.mp4", lambda n, fps, sec: list(range(N)))
+    read_clip(videos / name, lambda n, fps, sec: list(range(N)))
     assert decoded.count("video") == N  # and nothing is decoded twice
+
+
+def test_every_frame_of_an_mpg_is_counted_though_most_have_no_time_of_their_own(tmp_path):
+    """200 small frames, several to a packet of the file, of which the first alone has a time."""
+    path = make(tmp_path / "small.mpg", "mpeg2video", "mp2", options={"bf": "2"}, n=200, sound_sec=8)
+    clip = read_clip(path, lambda n, fps, sec: list(range(n)))
+    assert [number_in(f) for f in clip.frames] == list(range(200))
+    np.testing.assert_allclose(clip.frame_times_sec, np.arange(200) / FPS, atol=1e-3)
+    assert clip.notes == ()
 
 
 def test_tries_to_find_a_decodable_frame_grow_as_the_logarithm_of_the_key_frames():
@@ -296,8 +317,10 @@ def assert_is_the_tone(audio, level, sec, *, rate=16_000, delay_sec=0.004, lengt
 @pytest.mark.parametrize("name", [name for name, settings in VIDEOS.items() if settings.get("sound")])
 def test_sound_is_mono_at_16_khz_from_the_start(videos, name):
     sec = VIDEOS[name].get("sound_sec", N / FPS)
-    # Neither matroska nor avi says how much priming an mp3 has: 1105 samples and a block of 1152 at the end.
-    slack = dict(delay_sec=0.03, length_sec=0.06) if "mp3" in name else {}
+    # Neither matroska nor avi says how much priming an mp3 has: 1105 samples and a block of 1152 at the end. MPEG streams
+    # and flash say it of no sound.
+    unsaid = "mp3" in name or Path(name).suffix in (".ts", ".m2ts", ".mpg", ".flv")
+    slack = dict(delay_sec=0.03, length_sec=0.06) if unsaid else {}
     clip = read_clip(videos / name)
     assert clip.has_audio and clip.has_video and clip.audio.dtype == np.float32 and clip.audio_rate == 16_000
     assert_is_the_tone(clip.audio, LEVEL / 2, sec, **slack)
@@ -542,6 +565,176 @@ def test_cover_art_is_not_video(tmp_path, name):
     clip = read_clip(path)
     assert not clip.has_video and len(clip.frames) == 0
     assert_is_the_tone(clip.audio, LEVEL / 2, 1.6, length_sec=0.03)
+
+
+# --- formats beside those above
+
+
+def read_if_accepted(path: Path, *args, **options):
+    try:
+        return read_clip(path, *args, **options)
+    except UserError as error:
+        pytest.fail(f"refused: {error}")
+
+
+def remade(source: Path, name: str, *settings: str) -> Path:
+    """`source` in another format, by the ffmpeg command, whose MPEG streams start at 1.4 s as those of recorders do."""
+    target = source.with_name(name)
+    command = [get_ffmpeg_exe(), "-v", "error", "-y", "-i", str(source), *settings, str(target)]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    return target
+
+
+@pytest.mark.parametrize(
+    "name, settings",
+    [
+        ("clip.ts", ["-c", "copy"]),
+        ("clip.m2ts", ["-c", "copy"]),
+        ("clip.mpg", ["-c:v", "mpeg2video", "-bf", "2", "-q:v", "2"]),
+        ("clip.vob", ["-c:v", "mpeg2video", "-bf", "2", "-q:v", "2"]),
+        ("clip.flv", ["-c", "copy"]),
+        ("clip.wmv", ["-q:v", "2", "-c:a", "libmp3lame"]),
+        ("clip.mkv", ["-c", "copy"]),
+    ],
+)
+def test_the_same_film_in_another_container_is_the_same_clip(videos, tmp_path, name, settings):
+    """Oracle: the clip of the mp4."""
+    source = tmp_path / "source.mp4"
+    source.write_bytes((videos / "h264-aac.mp4").read_bytes())
+    whole, clip = read_clip(source), read_if_accepted(remade(source, name, *settings))
+    assert [number_in(f) for f in clip.frames] == [number_in(f) for f in whole.frames]
+    np.testing.assert_allclose(clip.frame_times_sec, whole.frame_times_sec, atol=0.002)
+    assert clip.n_source_frames == N and clip.fps == pytest.approx(FPS, abs=0.01)
+    assert clip.duration_sec == pytest.approx(whole.duration_sec, abs=0.06)
+    assert_is_the_tone(clip.audio, LEVEL / 2, N / FPS, delay_sec=0.03, length_sec=0.06)
+    assert clip.notes == ()
+
+
+def test_an_animated_gif_is_a_film_without_sound(tmp_path):
+    pictures = [Image.fromarray(painted(i)) for i in range(N)]
+    path = tmp_path / "clip.gif"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=1000 // FPS, loop=0)
+    for i in range(0, N, 7):
+        assert number_in(read_if_accepted(path, lambda n, fps, sec, i=i: [i]).frames[0]) == i
+    clip = read_clip(path)
+    assert [number_in(f) for f in clip.frames] == uniform(8)(N, FPS, N / FPS)
+    np.testing.assert_allclose(clip.frame_times_sec, np.array(uniform(8)(N, FPS, N / FPS)) / FPS, atol=1e-6)
+    assert (clip.n_source_frames, clip.duration_sec, clip.has_audio, clip.notes) == (N, pytest.approx(N / FPS), False, ())
+
+
+@pytest.mark.parametrize(
+    "name, codec, rate",
+    [
+        ("sound.ts", "aac", 48_000),
+        ("sound.aiff", "pcm_s16be", 44_100),
+        ("sound.caf", "pcm_s16le", 44_100),
+        ("sound.amr", "libopencore_amrnb", 8_000),
+        ("sound.ac3", "ac3", 48_000),
+        ("sound.eac3", "eac3", 48_000),
+        ("sound.wma", "wmav2", 44_100),
+        ("sound.mpg", "mp2", 48_000),
+        ("sound.flv", "libmp3lame", 44_100),
+    ],
+)
+def test_a_sound_file_of_another_format(tmp_path, name, codec, rate):
+    path = tmp_path / name
+    layout = "mono" if codec == "libopencore_amrnb" else "stereo"
+    sound = tone(1.6, rate) if layout == "stereo" else tone(1.6, rate)[:1] / 2
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=rate, layout=layout)
+        stream.bit_rate = {"libopencore_amrnb": 12_200}.get(codec, 192_000)
+        encode_sound(out, stream, sound, rate, layout=layout)
+    clip = read_if_accepted(path)
+    assert not clip.has_video and clip.has_audio and clip.notes == ()
+    # FFmpeg's decoder of wma leaves out the first 2,048 samples, which its encoder does not know. amr is made for speech.
+    level_rel = 0.3 if name == "sound.amr" else 0.05
+    assert_is_the_tone(clip.audio, LEVEL / 2, 1.6, delay_sec=0.05, length_sec=0.06, level_rel=level_rel)
+
+
+def test_every_format_that_an_error_names_is_read_in_a_test_above():
+    with pytest.raises(UserError) as refused:
+        read_clip("/no/such.mp4")
+    named = set(re.findall(r"\w+", str(refused.value).partition("Allowed: ")[2])) - {"or", "video", "sound"}
+    source = Path(__file__).read_text()
+    assert named >= {"mp4", "ts", "mpg", "gif"} and all(re.search(rf'\w\.{name}"', source) for name in named)
+
+
+def test_pictures_playlists_and_letters_stay_refused(videos, tmp_path):
+    picture = Image.fromarray(painted(1))
+    for name in ("a.png", "a.jpg", "a.webp", "a.bmp", "a.tiff", "a.ppm"):
+        picture.save(tmp_path / name)
+    for name in ("moving.webp", "moving.png"):
+        picture.save(tmp_path / name, save_all=True, append_images=[Image.fromarray(painted(2))], duration=40)
+    film = videos / "h264-aac.mp4"
+    (tmp_path / "list.ffconcat").write_text(f"ffconcat version 1.0\nfile '{film}'\n")
+    (tmp_path / "list.m3u8").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{film.as_uri()}\n#EXT-X-ENDLIST\n")
+    (tmp_path / "list.sdp").write_text("v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n")
+    (tmp_path / "words.txt").write_text("just words\n" * 500)
+    (tmp_path / "lines.ts").write_text("export const lines: string[] = [];\n" * 500)  # another kind of .ts
+    for path in sorted(tmp_path.iterdir()):
+        for suffix in (path.suffix, ".ts", ".gif", ".mpg"):
+            renamed = path.rename(path.with_suffix(suffix))
+            with pytest.raises(UserError, match="this is not a video or sound file"):
+                read_clip(renamed)
+            path = renamed
+
+
+def test_recordings_that_were_joined_byte_by_byte_are_told(videos, tmp_path):
+    film = (videos / "h264-aac.ts").read_bytes()
+    (tmp_path / "joined.ts").write_bytes(film + film)
+    clip = read_clip(tmp_path / "joined.ts")
+    assert [number_in(f) for f in clip.frames] == uniform(8)(N, FPS, N / FPS)
+    assert len(clip.audio) / 16_000 == pytest.approx(2 * N / FPS, abs=0.1)
+    assert any("times start anew" in note for note in clip.notes)
+
+
+@pytest.mark.parametrize("name, packet", [("h264-aac.ts", 188), ("mpeg2-mp2.ts", 188), ("mpeg2-ac3.mpg", 2048)])
+def test_a_recording_that_starts_between_key_frames_begins_with_the_first_of_them(
+    videos, tmp_path, name, packet, in_this_process
+):
+    """A transport stream knows times before that, at which the key frame stands in. An mpg has nothing before it; its count
+    may have two frames more, shown before the key frame though stored after it, and its times are off by as much.
+    """
+    film = (videos / name).read_bytes()
+    n_packets = len(film) // packet
+    for n_lost in range(n_packets // 5, n_packets // 2, max(n_packets // 20, 1)):
+        path = tmp_path / name
+        path.write_bytes(film[n_lost * packet :])
+        clip = read_clip(path, lambda n, fps, sec: list(range(n)))
+        numbers = [number_in(f) for f in clip.frames]
+        shown = list(range(numbers[0], N))
+        early, late = (0, 2) if name.endswith("mpg") else (numbers.count(numbers[0]) - 1, 0)
+        assert 0 < numbers[0] and numbers[: early + len(shown)] == [numbers[0]] * early + shown
+        assert len(numbers) <= early + len(shown) + late
+        seconds = clip.frame_times_sec[early:] - clip.frame_times_sec[early]
+        np.testing.assert_allclose(seconds[: len(shown)], np.arange(len(shown)) / FPS, atol=late / FPS or 0.005)
+
+
+def test_streams_that_appear_on_the_way_are_no_obstacle(tmp_path):
+    """A transport stream that has 50 sounds beside its picture from 8.0 to 8.4 s, and none at its beginning and end."""
+    noise = np.random.default_rng(0)
+    parts = []
+    for numbers, n_sounds in ((range(200), 0), (range(200, 210), 50), (range(210, 255), 0)):
+        parts.append(tmp_path / f"part{len(parts)}.ts")
+        with av.open(str(parts[-1]), "w") as out:
+            video = out.add_stream("mpeg2video", rate=FPS, options={"qmax": "2", "b": "8000000"})
+            video.width, video.height, video.pix_fmt = W, H, "yuv420p"
+            sounds = [out.add_stream("mp2", rate=48_000, layout="stereo") for _ in range(n_sounds)]
+            for i in numbers:
+                # Large at the end: of that, FFmpeg looks at 250 kB when it opens the file.
+                picture = painted(i) if i < 210 else noise.integers(0, 256, (H, W, 3), np.uint8)
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts, frame.time_base = i, Fraction(1, FPS)
+                out.mux(video.encode(frame))
+            out.mux(video.encode(None))
+            for sound in sounds:
+                encode_sound(out, sound, tone(0.1, 48_000), 48_000, start_sec=8.0)
+    path = tmp_path / "late.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with av.open(str(path)) as container:
+        assert len(container.streams) == 1
+    clip = read_clip(path, lambda n, fps, sec: [3, 77, 150])
+    assert [number_in(f) for f in clip.frames] == [3, 77, 150]
 
 
 # --- flawed files

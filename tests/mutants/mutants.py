@@ -268,7 +268,13 @@ MUTANTS = {
         ("channels taken for samples", ".reshape(-1, piece.layout.nb_channels)", ".reshape(piece.layout.nb_channels, -1).T"),
         ("planes counted beyond their end", 'av.AudioResampler("flt", frame.layout,', 'av.AudioResampler("fltp", frame.layout,'),
         ("memory taken for the rest of a cut mp3", "while len(block := sound.read(_BLOCK,", "for block in (sound.blocks(_BLOCK,"),
+        ("an mpg's own times believed", 'even = container.format.name == "mpeg"', "even = False"),
+        ("a transport stream searched by time", '_SEARCHED = ("mpegts", "mpeg")', '_SEARCHED = ("mpeg",)'),
+        ("frames before an mpg's first key frame counted", "or (even and not keys)", "or False"),
+        ("streams that turn up late end in an error", "except (FFmpegError, IndexError):", "except FFmpegError:"),
         ("every key frame tried in turn", "steps = [(1 << i) - 1 for i in range(n.bit_length() + 1)]", "steps = range(n)"),
+        ("pictures and playlists opened", "container_options=options, ", ""),
+        ("joined recordings not told", "restarts |= latest", "restarts &= latest"),
     ],
     ("fastav/read.py", "tests/test_media.py"): [
         ("samples that are no numbers kept", "np.where(is_sound, piece, np.float32(0))", "piece"),
