@@ -12,7 +12,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -158,10 +157,7 @@ def videos(tmp_path_factory) -> Path:
 @pytest.fixture
 def in_this_process(monkeypatch):
     """read_clip without its child: what is done can be counted, and hundreds of files are read in seconds."""
-
-    def call_here(function: str, *args, patience_sec: float, max_bytes: int, **callbacks):
-        module, _, name = function.partition(":")
-        return getattr(import_module(module), name)(*args, **callbacks)
+    from fuzz_media import call_here
 
     monkeypatch.setattr("fastav.child.call", call_here)
 
@@ -956,6 +952,14 @@ def test_what_a_models_own_resampler_says_reaches_the_caller(videos):
 
     with pytest.raises(UserError, match="^too narrow for this model$"):
         read_clip(videos / "h264.avi", resize=refuse)
+
+
+def test_60_damaged_files_end_no_process():
+    """More of them: `make fuzz`."""
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "tests/fuzz_media.py", "--seeds", "0", "--files", "60"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("60 files: "), done.stdout + done.stderr
 
 
 # --- parts that cannot be read
