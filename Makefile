@@ -12,6 +12,7 @@ help:
 	@echo "make test          set up, then run the tests (all but the browser tests)"
 	@echo "make test-browser  the page in headless Chromium, which must be installed"
 	@echo "make slow          read a one-hour 1080p clip (makes a temporary file of about 2.5 GB)"
+	@echo "make fuzz          read 2,000 damaged media files: each gives a clip or one clear sentence"
 	@echo "make mutants       break the code one line at a time: the tests must notice"
 	@echo "make test-versions what depends on other packages, at the lowest versions that requirements.txt allows and at the newest"
 	@echo "make test-lowest   its first half"
@@ -32,6 +33,9 @@ test-browser: .venv/ready-dev
 
 slow: .venv/ready-dev
 	$(VENV) tests/slow_media.py
+
+fuzz: .venv/ready-dev
+	$(VENV) tests/fuzz_media.py
 
 mutants: .venv/ready-dev
 	$(VENV) tests/mutants/mutants.py
@@ -67,4 +71,4 @@ test-lowest: .venv/lowest/ready
 	$(VENV) -m pip install -q -c constraints.txt -r requirements-dev.txt
 	@touch .venv/ready $@
 
-.PHONY: help demo test test-browser test-versions test-lowest slow mutants lock lint
+.PHONY: help demo test test-browser test-versions test-lowest slow fuzz mutants lock lint
