@@ -3,6 +3,8 @@
 # The stamps .venv/ready and .venv/ready-dev are written last, so an interrupted installation is repeated.
 PYTHON ?= python3
 VENV := .venv/bin/python
+# Two test files at a time, one thread each.
+PYTEST := OMP_NUM_THREADS=1 $(VENV) -m pytest -n 2 --dist loadfile
 # What depends on the insides of transformers, gradio, av and moviepy.
 VERSIONED := $(addprefix tests/test_,engine.py decoder.py native.py qwen2_5_omni.py videollama2.py video_salmonn2.py \
 	cost.py session.py media.py app.py)
@@ -23,7 +25,7 @@ demo: .venv/ready
 	$(VENV) app.py
 
 test: .venv/ready-dev
-	$(VENV) -m pytest
+	$(PYTEST)
 	@echo "The browser tests are not in this run: make test-browser (needs Chromium)."
 
 test-browser: .venv/ready-dev
@@ -53,10 +55,10 @@ lock: .venv/ready-dev
 	$(VENV) tests/packages.py lock
 
 test-versions: test-lowest
-	$(VENV) -m pytest $(VERSIONED)
+	$(PYTEST) $(VERSIONED)
 
 test-lowest: .venv/lowest/ready
-	PYTHONPATH=.venv/lowest $(VENV) -m pytest $(VERSIONED)
+	PYTHONPATH=$(CURDIR)/.venv/lowest $(PYTEST) $(VERSIONED)
 
 .venv/lowest/ready: tests/packages.py requirements.txt .venv/ready-dev
 	rm -rf .venv/lowest

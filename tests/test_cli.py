@@ -136,9 +136,10 @@ def test_ctrl_c_ends_every_command_with_one_line_and_130_at_any_moment(tmp_path,
 def test_a_reader_that_leaves_gets_no_traceback(arguments):
     command = [sys.executable, "-m", "fastav", *arguments]
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, cwd=ROOT, env=buffered, text=True, **pipes)
-    process.stdout.close()
+    reader, writer = os.pipe()
+    os.close(reader)  # before the program begins, so that it cannot have written all
+    process = subprocess.Popen(command, cwd=ROOT, env=buffered, text=True, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
     err = process.stderr.read()
     assert (process.wait(timeout=60), "Traceback" in err, "BrokenPipeError" in err) == (141, False, False), err
 

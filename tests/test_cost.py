@@ -142,18 +142,19 @@ except ValueError:
 
 def test_what_other_threads_write_while_a_peak_is_measured_arrives():
     body = """
-done = threading.Event()
+done, written = threading.Event(), []
 def write():
-    i = 0
     while not done.is_set():
-        os.write(2, b"line %d\\n" % i)
-        i += 1
+        os.write(2, b"line %d\\n" % len(written))
+        written.append(1)
         time.sleep(1e-4)
-    os.write(2, b"end %d" % i)
+    os.write(2, b"end %d" % len(written))
 thread = threading.Thread(target=write)
 thread.start()
-for _ in range(5):
+measured = 0
+while measured < 5 or len(written) < 25:
     peak(run)
+    measured += 1
 done.set()
 thread.join()
 """

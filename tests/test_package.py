@@ -15,7 +15,7 @@ from test_readme import requirements
 
 ROOT = Path(__file__).resolve().parents[1]
 QUESTION = "Is the dog making sound in the audio?"
-TOOLS = {"ruff", "pytest-timeout", "setuptools"}  # run, or loaded by pytest, without an import
+TOOLS = {"ruff", "pytest-timeout", "pytest-xdist", "setuptools"}  # run, or loaded by pytest, without an import
 ELSEWHERE = {"spaces"}  # Hugging Face's own; app.py does without it
 
 
