@@ -344,7 +344,7 @@ def test_a_model_without_weights_says_what_to_do(name, tmp_path, monkeypatch):
 
 
 def test_two_gigabytes_take_no_second_copy(tmp_path):
-    """Arithmetic: peak resident memory of a process that loads 2 GB in 4 shards <= size x 1.15 + 1 GB, from the issue."""
+    """Arithmetic: peak resident memory of a process that loads 2 GB in 4 shards <= size x 1.15 + 1 GB."""
     n_layers, width = 8, 11_180
     where = {}
     for shard in range(4):
