@@ -81,6 +81,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         _tell(f"interrupted; {interrupt.way_on()}")
         return interrupt.CODE
+    finally:
+        _settle()
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -196,6 +198,4 @@ def _settle() -> None:
 
 
 if __name__ == "__main__":
-    code = main()
-    _settle()
-    sys.exit(code)
+    sys.exit(main())

@@ -101,6 +101,7 @@ def serve(demo, sessions: Sessions, **look) -> None:
     """Serve `demo` until Ctrl-C; the model is loaded behind the first page. `look` goes to its launch."""
     try:
         demo.launch(server_port=address()[1], prevent_thread_lock=True, **look)
+        sys.stdout.flush()  # where it is a file, the address would else come at the end
         threading.Thread(target=sessions.preload, daemon=True).start()
         demo.block_thread()
     except UserError as error:
