@@ -1,6 +1,7 @@
 """Shared fixtures: random models small enough to run in milliseconds, and layouts for them."""
 
 import inspect
+import signal
 
 import pytest
 import torch
@@ -11,9 +12,13 @@ from fastav.layout import TokenLayout, first_audio
 
 N_LAYERS = 6
 
+# A runner in the background may hand down that Ctrl-C is ignored; the programs that are tested must get it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def pytest_report_header(config):
-    return "not in this run: make test-browser (needs Chromium), make slow, make mutants"
+    return "not in this run: make test-browser (needs Chromium), make slow, make fuzz, make mutants"
 
 
 @pytest.fixture
