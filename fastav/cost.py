@@ -216,7 +216,7 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> tuple[int, i
 @contextmanager
 def _without_profiler_lines() -> Iterator[None]:
     """What the process writes to its standard error inside this waits in a file, and comes out at the end without the lines in
-    which torch's profiler says that it starts or stops ("USDT:...").
+    which torch's profiler says that it starts or stops ("USDT:..."), and in which thread ("ERROR: External init callback ...").
 
     They come from C++: sys.stderr does not see them, and no log level leaves them out. Lines of other threads come out some
     hundredths of a second late; a process that another thread starts meanwhile keeps the file as its standard error. One thread
@@ -235,7 +235,7 @@ def _let_out(held: BinaryIO, stderr: int) -> None:
     os.dup2(stderr, 2)
     os.close(stderr)
     held.seek(0)
-    rest = re.sub(rb"USDT:[^\n]*\n", b"", held.read())
+    rest = re.sub(rb"(USDT:|ERROR: External init callback)[^\n]*\n", b"", held.read())
     with suppress(OSError):  # its reader has gone
         while rest:
             rest = rest[os.write(2, rest) :]

@@ -127,6 +127,11 @@ def test_measuring_a_peak_writes_nothing_to_stderr():
     assert stderr_of("peak(run); sys.stderr = io.StringIO(); peak(run); assert sys.stderr.getvalue() == ''") == ""
 
 
+def test_measuring_a_peak_first_in_another_thread_writes_nothing_to_stderr():
+    """As the page does. The profiler then complains of the thread, too."""
+    assert stderr_of("thread = threading.Thread(target=lambda: peak(run)); thread.start(); thread.join(); peak(run)") == ""
+
+
 def test_stderr_is_as_before_when_the_measured_run_fails():
     body = """
 def fails():
