@@ -418,6 +418,8 @@ def test_divprune_equals_the_slow_rule_and_takes_no_token_twice():
     """Double loops in numpy. 1,300 tokens cross a block; 40 of them are copies of others."""
     features = np.random.default_rng(3).standard_normal((1300, 6))
     features[:40] = features[100:140]
+    features = np.pad(features, ((0, 0), (0, 1)))
+    features[1250] = [0, 0, 0, 0, 0, 0, 1]  # the first pick, beyond the first block
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     distance = 1 - unit @ unit.T
     others = distance + np.diag([np.inf] * len(unit))
@@ -426,6 +428,7 @@ def test_divprune_equals_the_slow_rule_and_takes_no_token_twice():
         nearest = distance[want].min(0)
         nearest[want] = -np.inf
         want.append(int(nearest.argmax()))
+    assert want[0] == 1250
     assert farthest(torch.from_numpy(features), 60).tolist() == want
     few = torch.ones(5, 3)
     assert sorted(farthest(few, 4).tolist()) == [0, 1, 2, 3]

@@ -143,6 +143,14 @@ MUTANTS = {
             "t[..., : positions.shape[-1], :]",
         ),
         ("hooks added twice", "layer._fastav_installed = True", "layer._fastav_installed = False"),
+        ("position ids reach pruned layers", 'narrowed["position_ids"] = None', 'narrowed.pop("position_ids", None)'),
+        ("decode mask not gathered", '["attention_mask"] = _columns(mask.to(hidden.device), seen)', '["attention_mask"] = mask'),
+        (
+            "prefill mask rows not gathered",
+            "torch.take_along_dim(mask, positions[:, None, :, None], 2)",
+            "mask[:, :, : positions.shape[-1]]",
+        ),
+        ("unplanned length goes unnoticed", "get_seq_length() == 0 and n != planned:", "get_seq_length() == 0 and n < planned:"),
     ],
     ("fastav/steps.py", "tests/test_engine.py"): [
         ("top and low swapped", "-score if high else score", "score if high else -score"),
@@ -196,14 +204,6 @@ MUTANTS = {
             "if not any(model.config is self._config for model in _INSTALLED):",
             "if True:",
         ),
-        ("position ids reach pruned layers", 'narrowed["position_ids"] = None', 'narrowed.pop("position_ids", None)'),
-        ("decode mask not gathered", '["attention_mask"] = _columns(mask.to(hidden.device), seen)', '["attention_mask"] = mask'),
-        (
-            "prefill mask rows not gathered",
-            "torch.take_along_dim(mask, positions[:, None, :, None], 2)",
-            "mask[:, :, : positions.shape[-1]]",
-        ),
-        ("unplanned length goes unnoticed", "get_seq_length() == 0 and n != planned:", "get_seq_length() == 0 and n < planned:"),
     ],
     ("fastav/decoder.py", "tests/test_decoder.py"): [
         ("keys without rotation pass", "_KEY_TOLERANCE * cached.norm():", "100 * cached.norm():"),
