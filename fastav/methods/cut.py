@@ -6,6 +6,7 @@ score; the engine carries it out. So every length is known before the model runs
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
@@ -34,7 +35,7 @@ class Cut:
     remove: str = "low"
 
 
-class Method:
+class Method(ABC):
     """What session and engine ask of a pruning method: a frozen dataclass whose fields are its settings.
 
     Positions are original and stay so, but for what `enters` leaves out. Raises UserError when built with an impossible setting.
@@ -51,12 +52,12 @@ class Method:
         """
         return np.ones(len(layout), bool)
 
+    @abstractmethod
     def cuts(self, layout: TokenLayout, n_layers: int) -> dict[int, tuple[Cut, ...]]:
         """Layer l -> the cuts carried out, in order, after layer l and before layer l + 1; BEFORE: before layer 0.
 
         How many leave follows from the layout alone.
         """
-        raise NotImplementedError
 
     def fit(self, n_layers: int) -> Method:
         """The same with every setting that depends on the number of layers. Raises UserError for one that does not fit."""
@@ -78,9 +79,9 @@ class OneCut(Method):
     )
     keep: float = setting(0.5, "share of the audio and video tokens that stays", low=0, high=1)
 
+    @abstractmethod
     def score(self, layout: TokenLayout) -> Score | FromFeatures:
         """The highest stay."""
-        raise NotImplementedError
 
     def fit(self, n_layers: int):
         start = n_layers // 2 if self.start is None else self.start
