@@ -1,7 +1,7 @@
 """The web demo: `python app.py`, then http://localhost:7860. One clip, one question, two answers side by side.
 
 `python app.py --model videollama2.1-av --checkpoint DIR` begins with another model; `--help` lists what can be set.
-Layout and wiring only; fastav.page checks and runs what is asked for, fastav.session answers, fastav.plots draws. Neither
+Layout and wiring only; fastav.page checks and runs what is asked for, fastav.session answers, fastav.page.view draws. Neither
 torch nor transformers is imported here: the page comes first, the model is loaded in a thread behind it.
 """
 
@@ -89,8 +89,8 @@ SHARE = """(model, method, question) => {
 }"""
 
 
-def asset(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8")
+def part(name: str) -> str:
+    return (Path(command.__file__).parent / name).read_text(encoding="utf-8")
 
 
 class Page(gr.Blocks):
@@ -114,7 +114,7 @@ with Page(title="FastAV", delete_cache=(600, 3600), analytics_enabled=False) as 
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):
             file_box = gr.File(label="Clip: video or audio", file_types=["video", "audio"], height=150, elem_id="clip")
-            preview_box = gr.HTML(None, html_template=asset("preview.html"), js_on_load=asset("preview.js"), elem_id="preview")
+            preview_box = gr.HTML(None, html_template=part("preview.html"), js_on_load=part("preview.js"), elem_id="preview")
             if CLIPS:
                 gr.Examples([[clip] for clip in CLIPS], file_box, label="Example clips")
         with gr.Column(min_width=300):
@@ -157,7 +157,7 @@ with Page(title="FastAV", delete_cache=(600, 3600), analytics_enabled=False) as 
     headline_box = gr.HTML("", elem_id="headline")
     with gr.Row(visible=False) as results:
         with gr.Column(scale=3, min_width=300):
-            map_box = gr.HTML(None, html_template=asset("token_map.html"), js_on_load=asset("token_map.js"), elem_id="map")
+            map_box = gr.HTML(None, html_template=part("token_map.html"), js_on_load=part("token_map.js"), elem_id="map")
         with gr.Column(scale=2, min_width=300):
             table_box = gr.HTML("", elem_id="figures")
 
@@ -190,5 +190,5 @@ if os.environ.get("SPACES_ZERO_GPU"):
     sessions.preload()  # there a handler runs in a forked process: what is loaded in it is lost
 
 if __name__ == "__main__":
-    look = {"theme": THEME, "css": asset("page.css"), "footer_links": ["api"]}
+    look = {"theme": THEME, "css": part("page.css"), "footer_links": ["api"]}
     command.serve(demo, sessions, max_file_size="200mb", **look)

@@ -13,7 +13,7 @@ from fastav.layout import TokenLayout, first_audio
 from fastav.methods import lengths, parse
 from fastav.models.adapter import Inputs
 from fastav.models.placement import check_memory
-from fastav.models.video_salmonn2_inputs import align, interleaved_layout
+from fastav.models.video_salmonn2.order import align, interleaved_layout
 from fastav.run import Request
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from eval.benchmarks.annotations import Question
-from eval.stats import wilson
 from eval.yes_no import UNKNOWN, yes_no
+from fastav.stats import wilson
 from fastav.tiny.drawing import COLORS, KINDS
 
 

@@ -33,7 +33,7 @@ try:  # torch and transformers take seconds: Ctrl-C then ends as it does later
     from fastav import cost
     from fastav.decoder import decoder_layers
     from fastav.errors import UserError, out_of_memory
-    from fastav.models.adapter import resolve
+    from fastav.models.device import resolve
     from fastav.run import generate
 except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)

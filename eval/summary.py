@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 from statistics import fmean, median
 
-from eval import scoring, stats
+from eval import scoring
 from eval.benchmarks.annotations import Dataset, Question
+from fastav import stats
 
 _NOT_SHOWN = ("schema", "benchmark", "methods", "folder")
 _RANDOM = re.compile(r"\b(?:rule|fine)=random\b(?!\.)")  # in a method's text form

@@ -151,7 +151,7 @@ def _load(options):
     from fastav import models, session
     from fastav.models import arguments
 
-    if hasattr(models.home(options.model), "HUB_ID"):
+    if models.adapter_class(options.model).published:
         from fastav.models.estimate import estimate
 
         given = {name: value for name, value in arguments.options(options).items() if name != "attn"}

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 
 import torch
 
 from fastav import models, session
 from fastav.assets import ASSETS
 from fastav.errors import UserError
+from fastav.models.adapter import Published
 from fastav.models.estimate import estimate
 from fastav.models.qwen2 import read_generation_config
 from fastav.models.weights import Weights, describes, locate, read_json
@@ -28,7 +28,6 @@ from fastav.session import Session
 
 CLIP = ASSETS / "examples" / "dog_car.mp4"
 QUESTION = "Is the dog making sound in the audio? Answer yes or no."
-_KEYS = Path(models.__file__).parent / "keys"
 
 
 @dataclass(frozen=True)
@@ -49,18 +48,18 @@ def check(name: str, checkpoint: str | None = None, *, clip: Path = CLIP, **opti
 
     What stops one part is a line of it, and the others go on. Raises UserError for an unknown model or a folder that is none.
     """
-    home = models.home(name)
+    published = models.adapter_class(name).published
     found = [f"{package} {version(package)}" for package in ("torch", "transformers")]
     yield Line("versions", ", ".join([*found, f"python {platform.python_version()}"]))
-    if not hasattr(home, "HUB_ID"):
+    if published is None:
         yield Line("weights", f"{name} is built in: nothing to compare with a published checkpoint")
         yield from _run(name, checkpoint, clip, options)
         return
-    folder = locate(checkpoint, home.HUB_ID, options.get("revision"))
+    folder = locate(checkpoint, published.hub_id, options.get("revision"))
     config, weights = read_json(folder, "config.json"), Weights(folder)
     yield Line("files", f"{len(weights.files)} with {len(weights.shapes)} tensors, {_dtypes(weights)}")
-    yield from _keys(name, weights)
-    yield from _attempted("facts", lambda: _facts(home, folder, weights, config))
+    yield from _keys(published, weights)
+    yield from _attempted("facts", lambda: _facts(published, folder, weights, config))
     given = {k: options.get(k) for k in ("revision", "device", "dtype", "device_map")}
     yield from _attempted("estimate", lambda: iter([Line("estimate", str(estimate(name, checkpoint, **given)))]))
     yield from _run(name, checkpoint, clip, options)
@@ -74,9 +73,9 @@ def _attempted(part: str, lines: Callable[[], Iterator[Line]]) -> Iterator[Line]
         yield Line(part, str(error), False)
 
 
-def _facts(home: ModuleType, folder: Path, weights: Weights, config: dict) -> Iterator[Line]:
+def _facts(published: Published, folder: Path, weights: Weights, config: dict) -> Iterator[Line]:
     with describes(folder, "this model"):
-        facts = home.facts(weights, config, read_generation_config(folder))
+        facts = published.facts(weights, config, read_generation_config(folder))
     for fact in facts:
         expected = f" (expected {fact.expected})" if fact.ok is not True and fact.expected else ""
         yield Line(fact.name, fact.found + expected, fact.ok)
@@ -87,16 +86,15 @@ def _dtypes(weights: Weights) -> str:
     return ", ".join(f"{n} {dtype}" for dtype, n in counts.most_common())
 
 
-def _keys(name: str, weights: Weights) -> Iterator[Line]:
+def _keys(published: Published, weights: Weights) -> Iterator[Line]:
     """Keys against the table of the published model; shapes and counts too where the width is the published one.
 
     What the adapter ignores on purpose may be there or not, as often as it likes.
     """
-    file = _KEYS / f"{name}.json"
-    if not file.is_file():
+    if published.keys is None:
         yield Line("keys", "there is no table for this model; loading compares them with transformers' own")
         return
-    table, rename = json.loads(file.read_text()), models.home(name).rename
+    table, rename = json.loads(published.keys.read_text()), published.rename
     needed = {pattern for pattern in table if _copies(pattern, table[pattern]["n"], rename) == table[pattern]["n"]}
     found = Counter(_pattern(key) for key in weights.shapes)
     missing, unknown = sorted(needed - set(found)), sorted(set(found) - set(table))
@@ -129,7 +127,7 @@ def _run(name: str, checkpoint: str | None, clip: Path, options: dict) -> Iterat
     """Load, look at one prompt's logits, answer twice."""
     try:
         loaded = session.load(name, checkpoint, **options)
-        ignored = getattr(loaded.adapter, "ignored", [])
+        ignored = loaded.adapter.ignored
         yield Line("loading", f"every key used, {len(ignored)} ignored on purpose" + _patterns(ignored), True)
         decoded = loaded.read(clip)
         yield _finite(loaded, decoded)

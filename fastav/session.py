@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastav import __version__, engine, media, provenance, rollout
+from fastav import __version__, engine, provenance, rollout
+from fastav.clip.clip import Clip
+from fastav.clip.read import read_clip
 from fastav.cost import fvcore_flops, gqa_flops, paper_flops, peak_memory
 from fastav.errors import UserError
 from fastav.layout import TokenLayout
-from fastav.media import Clip
 from fastav.methods import parse
 from fastav.models import load_model
 from fastav.models.adapter import Adapter, Inputs
@@ -59,7 +60,7 @@ class Session:
 
     def read(self, path) -> Clip:
         """Decode a file as this model wants it. Raises UserError naming the file and the reason."""
-        return media.read_clip(path, **self.adapter.read_options)
+        return read_clip(path, **self.adapter.read_options)
 
     def answer(
         self, clip: Clip, question: str, method: str = "fastav", *, fvcore=False, peak=False, max_new_tokens: int | None = None

@@ -31,7 +31,9 @@ import av
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from fastav import child, media  # noqa: E402  (needs the line above)
+from fastav.clip import child  # noqa: E402  (needs the line above)
+from fastav.clip.read import read_clip  # noqa: E402
+from fastav.clip.sampling import uniform  # noqa: E402
 from fastav.errors import UserError  # noqa: E402
 
 MAX_SEC, MAX_BYTES = 20.0, 1.5e9
@@ -124,7 +126,7 @@ def damaged(folder: Path, seed: int, index: int) -> tuple[str, bytes, dict]:
         done.append(kind.__name__)
         kind(content, rng, folder)
     options = {
-        "sampler": media.uniform(int(rng.choice([1, 8, 50]))),
+        "sampler": uniform(int(rng.choice([1, 8, 50]))),
         "size": [None, (112, 112)][rng.integers(2)],
         "channels": ["mean", "first", "first-without-video"][rng.integers(3)],
     }
@@ -181,7 +183,7 @@ def splice(content, rng, folder) -> None:
 def outcome_of(path: Path, options: dict) -> str:
     """ "clip", "UserError", or a finding."""
     try:
-        clip = media.read_clip(path, **options)
+        clip = read_clip(path, **options)
     except UserError:
         return "UserError"
     except BaseException:

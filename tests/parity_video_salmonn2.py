@@ -27,11 +27,13 @@ from torch import nn
 from transformers import DynamicCache, WhisperFeatureExtractor
 
 from fastav import decoder
+from fastav.clip.clip import Clip
 from fastav.layout import KINDS
-from fastav.media import Clip
 from fastav.models import qwen2, siglip
-from fastav.models import video_salmonn2 as model
-from fastav.models import video_salmonn2_inputs as inputs
+from fastav.models.video_salmonn2 import inputs, order
+from fastav.models.video_salmonn2.adapter import VideoSALMONN2Adapter
+from fastav.models.video_salmonn2.module import LLM, VideoSALMONN2, rename
+from fastav.models.video_salmonn2.published import layout_estimate
 from fastav.models.weights import empty
 
 STAGE, LOGITS = 1e-4, 1e-3
@@ -64,7 +66,7 @@ def _compare_checkpoint(folder: Path, index: dict, report) -> None:
     complete = {name: case for name, case in index["cases"].items() if _is_complete(folder, name, case)}
     if complete:
         report.found("checkpoint")
-    adapter = model.VideoSALMONN2Adapter(str(folder), device="cpu", dtype="float32")
+    adapter = VideoSALMONN2Adapter(str(folder), device="cpu", dtype="float32")
     with report.reading("keys"):
         _compare_keys(adapter.module, index["state_dict"], report)
     for name, case in index["cases"].items():
@@ -87,7 +89,7 @@ def _compare_case(adapter, name: str, case: dict, golden: dict, clip: Clip, inde
     report.same(name, "tensors that are missing", sorted(set(wanted) - set(golden)), [])
     adapter.settings = replace(adapter.settings, fps=case["video_fps"], max_time_sec=case["max_time"])
     if clip.has_video:
-        report.same(name, "sampled frames", adapter.settings.sample(clip.n_source_frames, clip.fps, 0), case["frame_idx"])
+        report.same(name, "sampled frames", adapter.settings.sampler(clip.n_source_frames, clip.fps, 0), case["frame_idx"])
         report.close(name, "real time", clip.n_source_frames / clip.fps, case["real_time"], 1e-9)
     before, after = inputs.prompt_ids(adapter.tokenize, case["question"])
     report.same(name, "prompt ids", [*before, -200, *after], case["input_ids"])
@@ -156,7 +158,7 @@ def _compare_layout(adapter, name: str, case: dict, golden: dict, layout, featur
     if "audio_tokens_raw" in case:
         report.same(name, "audio tokens", len(features.audio), case["audio_tokens_raw"])
     if "nearest_source_index" in case:
-        groups, tail = inputs.align(len(features.audio), n_frames, features.real_time_sec)
+        groups, tail = order.align(len(features.audio), n_frames, features.real_time_sec)
         n_front = len(features.audio) - len(tail)
         report.same(name, "audio tokens before the tail", n_front, case["audio_tokens_front"])
         report.same(name, "audio tokens after alignment", groups.numel(), case["audio_tokens_after_nearest"])
@@ -233,7 +235,7 @@ def _recorded(module) -> Iterator[dict[str, torch.Tensor]]:
 def _compare_keys(module: nn.Module, shapes: dict[str, list[int]], report) -> None:
     """Every key of a checkpoint has its place in the module, of that shape, and the module wants no other."""
     expected = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
-    names = {key: model.rename(key, module.vision.tower.config.num_hidden_layers) for key in shapes}
+    names = {key: rename(key, module.vision.tower.config.num_hidden_layers) for key in shapes}
     found = {names[key]: list(shape) for key, shape in shapes.items() if names[key] is not None}
     unused = [key for key in shapes if key.endswith("embeddings.position_ids") or ".post_layernorm." in key]
     report.same("keys", "ignored", [key for key in shapes if names[key] is None], unused)
@@ -249,7 +251,7 @@ def _compare_real_sizes(folder: Path, real: dict, report) -> None:
         shapes |= {pattern.replace("{i}", str(i)): entry["shape"] for i in range(first, last + 1)}
     report.same("real sizes", "tensors", len(shapes), real["real_num_tensors"])
     report.same("real sizes", "elements", sum(map(math.prod, shapes.values())), real["real_num_elements"])
-    _compare_keys(empty(lambda: model.VideoSALMONN2(model.LLM, {}, inputs.Settings())), shapes, report)
+    _compare_keys(empty(lambda: VideoSALMONN2(LLM, {}, inputs.Settings())), shapes, report)
     for prompt in real["prompts"]:
         ids, n_before = prompt["input_ids"], prompt["prefix_len"]
         table = {  # all that is known here of the published vocabulary
@@ -275,13 +277,13 @@ def _compare_real_sizes(folder: Path, real: dict, report) -> None:
     for row in real["frame_sampling"]:
         settings = inputs.Settings(fps=row["video_fps"], max_time_sec=row["max_time"])
         n, fps = row["total_frames"], row["source_fps"]
-        indices = settings.sample(n, fps, n / fps)
+        indices = settings.sampler(n, fps, n / fps)
         if "error" in row:  # the original refuses the clip after sampling
             report.same("frame sampling", f"{n} at {fps}", len(indices), 1)
         elif "timestamps" not in row:
             report.same("frame sampling", f"{n} at {fps}", indices, row["frame_idx"])
     for row in real["token_counts_real_geometry"]["rows"]:
-        layout = model.layout_estimate({}, row["duration_s"], row["text_prefix"], row["text_suffix"])
+        layout = layout_estimate({}, row["duration_s"], row["text_prefix"], row["text_suffix"])
         n_frames, kept = int(layout.frame.max()) + 1, np.flatnonzero(layout.rule_keep)
         got = {
             "frames": n_frames,
@@ -343,6 +345,7 @@ def clip_of(folder: Path, name: str, case: dict) -> Clip:
         sha256=name,
         n_source_frames=case.get("total_frames", 0),
         fps=case.get("source_fps", 0.0),
+        sampler=inputs.PerSecond(case["video_fps"], case["max_time"]),
     )
 
 

@@ -25,12 +25,14 @@ from safetensors.torch import load_file
 from transformers import DynamicCache
 
 from fastav import decoder
-from fastav.media import clip_from_arrays, read_clip
+from fastav.clip.clip import clip_from_arrays
+from fastav.clip.read import read_clip
 from fastav.models import qwen2, siglip
-from fastav.models import videollama2 as model
-from fastav.models import videollama2_inputs as inputs
-from fastav.models.beats import BeatsConfig, normalized, relative_buckets
-from fastav.models.fbank import HOP, fbank
+from fastav.models.videollama2 import adapter as model
+from fastav.models.videollama2 import inputs, published
+from fastav.models.videollama2.beats import BeatsConfig, normalized, relative_buckets
+from fastav.models.videollama2.fbank import HOP, fbank
+from fastav.models.videollama2.module import VideoLLaMA2, rename
 from fastav.models.weights import empty
 
 PIXELS, PIXELS_EXACT, MEL, STAGE, LOGITS, ATTENTION = 3e-4, 2e-7, 2e-4, 5e-5, 2e-4, 5e-6
@@ -107,7 +109,7 @@ def _compare_model(case: str, adapter, golden: dict, told: dict, report) -> None
 
 def _compare_inputs(case, adapter, golden: dict, told: dict, report) -> tuple[torch.Tensor, torch.Tensor]:
     """(pixels as fed, log-mel frames as fed), after comparing our own with them."""
-    indices = model.frame_indices(told["src_frames"], told["num_frames"])
+    indices = inputs.Middles(told["num_frames"])(told["src_frames"])
     report.same(case, "frame indices", indices, told["frame_indices"])
     size = adapter.module.vision.config.image_size
     frames = golden["in.source_frames"].numpy()[told["frame_indices"]]
@@ -301,10 +303,10 @@ def _compare_preprocessing(folder: Path, golden: dict, told: dict, report) -> No
         want = ("clips", "total_samples", "padded_to", "frames", "tokens", "first_frame_only_padding", "tokens_touching_signal")
         report.same(case, f"pieces of {n} samples", [*own, inputs.n_sounding(total, sizes)], [row[key] for key in want])
     for row in told["frame_sample"]:
-        own = inputs.frame_indices(row["total"], row["num_frames"])
+        own = inputs.Middles(row["num_frames"])(row["total"])
         report.same(case, f"{row['num_frames']} of {row['total']} frames", own, row["indices"])
 
-    tokens = model.token_estimate({}, 0)
+    tokens = published.token_estimate({}, 0)
     tokenizer = qwen2.read_tokenizer(folder / "tiny384") if (folder / "tiny384").is_dir() else None
     for i, row in enumerate(told["prompts"]):
         report.same(case, f"prompt {i}", [inputs.prompt(row["question"])], [row["prompt"]])
@@ -366,7 +368,7 @@ def _compare_keys(patterns: dict, report) -> None:
     for pattern, told in patterns.items():
         for layer in range(told["layers"]) if "{i}" in pattern else [""]:
             shapes[pattern.replace("{i}", str(layer))] = tuple(told["shape"])
-    module = empty(lambda: model.VideoLLaMA2({**model.EXPECTED, **model.EXPECTED_SIZES}))
-    found = {model.rename(key): shape for key, shape in shapes.items() if model.rename(key) is not None}
+    module = empty(lambda: VideoLLaMA2({**published.EXPECTED, **published.EXPECTED_SIZES}))
+    found = {rename(key): shape for key, shape in shapes.items() if rename(key) is not None}
     want = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     report.same("real_keys", "keys or shapes that do not fit", sorted({*found.items()} ^ {*want.items()}), [])

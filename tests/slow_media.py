@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from fastav.media import read_clip  # noqa: E402  (needs the line above)
+from fastav.clip.read import read_clip  # noqa: E402  (needs the line above)
 
 PIECE_SEC, REPEATS, FPS, RATE = 8, 450, 30, 48_000
 MAX_ADDED_BYTES, MAX_SEC = 400e6, 30.0

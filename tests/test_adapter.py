@@ -9,7 +9,7 @@ from fake_cuda import Card
 
 from fastav.errors import UserError
 from fastav.models import load_model
-from fastav.models.adapter import resolve
+from fastav.models.device import resolve
 
 T4, OLDER, A100 = Card("Tesla T4", (7, 5), 16e9), Card("Quadro P2000", (6, 1), 5e9), Card()
 

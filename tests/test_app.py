@@ -12,11 +12,11 @@ from types import SimpleNamespace
 import gradio as gr
 import numpy as np
 import pytest
-from test_plots import PRUNED_SEEN, make_comparison, make_result
+from test_view import PRUNED_SEEN, make_comparison, make_result
 
 import app
+from fastav.clip.clip import clip_from_arrays
 from fastav.errors import UserError
-from fastav.media import clip_from_arrays
 
 SETTINGS = ("tiny", 4, 20, "model", "low")
 GOLDEN = Path(__file__).with_name("golden")

@@ -17,8 +17,10 @@ from test_qwen2_5_omni import folder as omni_checkpoint  # noqa: F401  (a fixtur
 import fastav
 from fastav import models, rollout
 from fastav.__main__ import main
+from fastav.clip.clip import clip_from_arrays
+from fastav.clip.read import read_clip
+from fastav.clip.write import write_clip
 from fastav.errors import UserError
-from fastav.media import clip_from_arrays, read_clip, write_clip
 from fastav.models import load_model
 from fastav.session import Session
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastav import child
+from fastav.clip import child
 
 LIMITS = {"patience_sec": 20.0, "max_bytes": 2_000_000_000}
 
@@ -136,7 +136,7 @@ def test_a_script_without_a_main_guard_may_call_it(tmp_path):
     """multiprocessing would run the script again in each child."""
     script = tmp_path / "script.py"
     script.write_text(
-        "print('once')\nfrom fastav import child\n"
+        "print('once')\nfrom fastav.clip import child\n"
         "print(child.call('operator:add', 1, 2, patience_sec=20, max_bytes=2_000_000_000))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from fastav.__main__ import main
-from fastav.media import write_clip
+from fastav.clip.write import write_clip
 from fastav.tiny.scenes import scene
 
 ROOT = Path(__file__).parents[1]

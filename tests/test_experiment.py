@@ -13,8 +13,8 @@ from evaluating import DRIVER, ROOT, document, evaluate, method, record, small_s
 
 from eval import benchmarks
 from eval.benchmarks import annotations
-from eval.stats import newcombe_paired
 from fastav import __version__
+from fastav.stats import newcombe_paired
 
 
 @pytest.fixture

@@ -23,9 +23,12 @@ from av.stream import Disposition
 from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image
 
-from fastav import decode
+from fastav.clip import decode
+from fastav.clip.clip import clip_from_arrays
+from fastav.clip.read import read_clip
+from fastav.clip.sampling import uniform
+from fastav.clip.write import write_clip
 from fastav.errors import UserError
-from fastav.media import clip_from_arrays, read_clip, uniform, write_clip
 
 N, FPS, W, H, GOP = 40, 25, 160, 120, 10
 TONE_HZ, LEVEL, ONSET_SEC = 440, 0.5, 0.4
@@ -159,7 +162,7 @@ def in_this_process(monkeypatch):
     """read_clip without its child: what is done can be counted, and hundreds of files are read in seconds."""
     from fuzz_media import call_here
 
-    monkeypatch.setattr("fastav.child.call", call_here)
+    monkeypatch.setattr("fastav.clip.child.call", call_here)
 
 
 def decode_everything(path: Path) -> list:
@@ -433,9 +436,10 @@ def read_apart(path: Path, options: str = "", limits: str = "", timeout_sec: flo
         import resource, sys
         import numpy as np
         from fastav.errors import UserError
-        from fastav.media import read_clip, uniform
+        from fastav.clip.read import read_clip
+        from fastav.clip.sampling import uniform
         try:
-            from fastav import limits
+            from fastav.clip import limits
             {limits or "pass"}
         except ImportError:
             pass
@@ -766,7 +770,7 @@ def test_a_file_without_permission_is_a_user_error(videos, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("fastav.media.open", refuse, raising=False)  # chmod does not stop root
+    monkeypatch.setattr("fastav.clip.read.open", refuse, raising=False)  # chmod does not stop root
     with pytest.raises(UserError, match=r"vfr\.mkv: the file cannot be read \(Permission denied\)"):
         read_clip(videos / "vfr.mkv")
 
@@ -930,18 +934,18 @@ def test_sound_that_ends_4_hours_after_the_picture_began_is_refused(tmp_path):
 def test_sound_that_is_longer_than_allowed_is_refused(tmp_path, monkeypatch, in_this_process):
     soundfile.write(tmp_path / "long.wav", np.zeros(3 * 16_000), 16_000)
     assert len(read_clip(tmp_path / "long.wav").audio) == 3 * 16_000
-    monkeypatch.setattr("fastav.limits.MAX_SOUND_SEC", 2)
+    monkeypatch.setattr("fastav.clip.limits.MAX_SOUND_SEC", 2)
     with pytest.raises(UserError, match=r"long\.wav: the sound goes on for too long"):
         read_clip(tmp_path / "long.wav")
 
 
 def test_a_decoder_that_crashes_makes_a_refusal(videos, monkeypatch):
-    from fastav import child
+    from fastav.clip import child
 
     def dies(*args, **settings):
         raise child.Died("Segmentation fault")
 
-    monkeypatch.setattr("fastav.child.call", dies)
+    monkeypatch.setattr("fastav.clip.child.call", dies)
     with pytest.raises(UserError, match=r"h264\.avi: the file is damaged, its decoder crashed \(Segmentation fault\)\. Allowed:"):
         read_clip(videos / "h264.avi")
 
@@ -1086,7 +1090,7 @@ def test_clips_are_read_alike_in_many_threads(videos):
 
 def test_importing_is_light():
     heavy = "{'torch', 'av', 'moviepy', 'soundfile', 'scipy'}"
-    code = f"import sys, fastav.media; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, fastav.clip.read, fastav.clip.write; print(sorted({heavy} & set(sys.modules)))"
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -27,10 +27,14 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni
 
 import fastav
+from fastav.clip.clip import clip_from_arrays
+from fastav.clip.read import read_clip
+from fastav.clip.write import write_clip
 from fastav.errors import UserError
-from fastav.media import clip_from_arrays, read_clip, write_clip
-from fastav.models import qwen2_5_omni
-from fastav.models.qwen2_5_omni import Qwen25OmniAdapter, audio_tokens, facts, frame_size, sample_frames, token_estimate
+from fastav.models.qwen2_5_omni import inputs as qwen2_5_omni
+from fastav.models.qwen2_5_omni.adapter import Qwen25OmniAdapter
+from fastav.models.qwen2_5_omni.inputs import audio_tokens, frame_size, patches, sample_frames, spectrogram
+from fastav.models.qwen2_5_omni.published import facts, token_estimate
 from fastav.models.weights import Weights
 from fastav.session import Session
 
@@ -242,11 +246,11 @@ def test_the_prompt_and_what_encoders_read_equal_the_stock_processor(adapter, mo
         features = adapter.encode(clip(video, audio))
     assert adapter.input_ids(features, QUESTION) == want["input_ids"][0].tolist()
     if video:
-        pixels, grid = adapter.patches(clip().frames)
+        pixels, grid = patches(clip().frames, adapter.pictures)
         assert torch.equal(grid, want["video_grid_thw"])
         assert torch.allclose(pixels, want["pixel_values_videos"], rtol=0, atol=1e-6)
     if audio:
-        mel, mask = adapter.spectrogram(clip().audio)
+        mel, mask = spectrogram(clip().audio, adapter.sounds)
         n = int(want["feature_attention_mask"].sum())
         assert int(mask.sum()) == n
         assert torch.allclose(mel[..., :n], want["input_features"][..., :n], rtol=0, atol=1e-6)
@@ -259,7 +263,7 @@ def test_decoder_gets_what_stock_generate_gives_it_and_answers_the_same(adapter,
     for name in {"pixel_values_videos", "input_features"} & set(given):
         given[name] = given[name].double()
     if "pixel_values_videos" in given:
-        given["pixel_values_videos"] = adapter.patches(clip().frames)[0].double()  # equal to 1e-6, see the test above
+        given["pixel_values_videos"] = patches(clip().frames, adapter.pictures)[0].double()  # equal to 1e-6, see the test above
     want, want_logits, want_ids = run(stock, use_audio_in_video=video and audio, eos_token_id=IDS["<|im_end|>"], **given)
 
     inputs = prepared(adapter, clip(video, audio))
@@ -370,12 +374,12 @@ def test_a_file_is_read_as_the_model_wants_it(adapter, tmp_path):
     assert got.frames.shape == (6, 84, 140, 3)
     for frame, source in zip(got.frames, whole.frames, strict=True):
         assert np.array_equal(frame, np.asarray(Image.fromarray(source).resize((140, 84), Image.Resampling.BICUBIC)))
-    assert torch.equal(adapter.patches(got.frames)[0], adapter.patches(whole.frames)[0])
+    assert torch.equal(patches(got.frames, adapter.pictures)[0], patches(whole.frames, adapter.pictures)[0])
 
 
 def test_an_odd_frame_is_doubled_and_a_sound_without_a_token_is_none(adapter):
     frames = clip().frames[:5]
-    assert torch.equal(adapter.patches(frames)[0], adapter.patches(np.concatenate([frames, frames[-1:]]))[0])
+    assert torch.equal(patches(frames, adapter.pictures)[0], patches(np.concatenate([frames, frames[-1:]]), adapter.pictures)[0])
     short = np.zeros(300, np.float32)
     layout = prepared(adapter, clip_from_arrays(clip().frames, 2.0, short)).layout
     assert layout.single_stream and layout.count()["audio"] == 0

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from eval import scoring, stats
+from eval import scoring
 from eval.benchmarks.annotations import Question
+from fastav import stats
 
 
 def question(label, kind="yes-no", text="?", position=0, task="t"):

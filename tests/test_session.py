@@ -13,11 +13,11 @@ import pytest
 import torch
 from conftest import holding, random_qwen2
 
+from fastav.clip.clip import clip_from_arrays
 from fastav.cost import gqa_flops
 from fastav.engine import PrunedCache
 from fastav.errors import UserError
 from fastav.layout import TokenLayout, first_audio
-from fastav.media import clip_from_arrays
 from fastav.methods import FastAV
 from fastav.models.adapter import Inputs
 from fastav.result import Comparison, Result

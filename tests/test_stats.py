@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eval import stats
+from fastav import stats
 
 
 def answers(n_clips, per_clip, same, seed=0):

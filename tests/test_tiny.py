@@ -207,7 +207,7 @@ def test_damaged_checkpoints_are_named(saved):
 
 
 def test_rendered_set_has_the_schema_and_both_streams(tmp_path):
-    from fastav.media import read_clip
+    from fastav.clip.read import read_clip
 
     scenes.write(tmp_path, 1, "test", 16, workers=1)
     records = json.loads((tmp_path / "QA.json").read_text())

@@ -20,24 +20,17 @@ from torch.nn.functional import interpolate
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from fastav import engine
+from fastav.clip.clip import clip_from_arrays
 from fastav.cost import paper_flops
 from fastav.errors import UserError
 from fastav.layout import AUDIO, TEXT, VIDEO
-from fastav.media import clip_from_arrays
 from fastav.methods import lengths, parse
-from fastav.models.qformer import QFormer, segment_positions
-from fastav.models.video_salmonn2 import (
-    LLM,
-    VideoSALMONN2,
-    VideoSALMONN2Adapter,
-    facts,
-    layout_estimate,
-    llm_config,
-    original,
-    rename,
-    token_estimate,
-)
-from fastav.models.video_salmonn2_inputs import TRAINED_AS, Settings, align, time_texts
+from fastav.models.video_salmonn2.adapter import VideoSALMONN2Adapter
+from fastav.models.video_salmonn2.inputs import TRAINED_AS, Settings, time_texts
+from fastav.models.video_salmonn2.module import LLM, VideoSALMONN2, llm_config, original, rename
+from fastav.models.video_salmonn2.order import align
+from fastav.models.video_salmonn2.published import facts, layout_estimate, token_estimate
+from fastav.models.video_salmonn2.qformer import QFormer, segment_positions
 from fastav.models.weights import Weights, empty, read_json
 from fastav.session import Session
 
@@ -280,7 +273,7 @@ def test_a_file_is_read_as_the_model_wants_it(adapter, monkeypatch):
     monkeypatch.setattr(adapter, "n_new_tokens", 3)
     session = Session(adapter)
     clip = session.read(ROOT / "assets" / "examples" / "dog_car.mp4")
-    assert clip.frames.shape == (len(adapter.settings.sample(clip.n_source_frames, clip.fps, 0)), 98, 98, 3)
+    assert clip.frames.shape == (len(adapter.settings.sampler(clip.n_source_frames, clip.fps, 0)), 98, 98, 3)
     comparison = session.compare(clip, QUESTION, fvcore=False, peak=False)
     assert comparison.pruned.tokens_before["video"] == len(clip.frames) * 12
 
@@ -337,7 +330,7 @@ def test_settings_come_from_model_args():
     assert settings == Settings(fps=2, second_per_window=0.4, second_stride=0.2, add_time_token=False, max_tokens=4096)
     assert (settings.window, settings.stride) == (20, 10)
     assert settings.n_audio(16_000) == (149, 5)  # 1500 positions: (1500 - 20) / 10 + 1 windows; those at 0, 0.2 ... 0.8 s hear
-    assert settings.sample(60, 30.0, 2.0) == [0, 15, 30, 45]
+    assert settings.sampler(60, 30.0, 2.0) == [0, 15, 30, 45]
     assert Settings.of({"add_time_token": False}) == Settings(add_time_token=False)
 
 

@@ -17,13 +17,15 @@ from test_cost import QWEN2_7B
 
 import fastav
 from fastav import cost
+from fastav.clip.clip import clip_from_arrays
+from fastav.clip.write import write_clip
 from fastav.errors import UserError
-from fastav.media import clip_from_arrays, write_clip
 from fastav.methods import FastAV, lengths
 from fastav.models import siglip
-from fastav.models import videollama2 as model
-from fastav.models import videollama2_inputs as inputs
-from fastav.models.beats import BeatsConfig, GatedAttention
+from fastav.models.videollama2 import adapter as model
+from fastav.models.videollama2 import inputs, published
+from fastav.models.videollama2.beats import BeatsConfig, GatedAttention
+from fastav.models.videollama2.module import VideoLLaMA2, original, rename
 from fastav.models.weights import Weights, empty, read_json
 from fastav.session import Session
 
@@ -101,14 +103,14 @@ def test_every_stage_equals_the_reference(folder, n_sets):
 
 def test_published_sizes():
     """Parameter counts of the published parts, from its keys; all of the real configuration, on the meta device."""
-    module = empty(lambda: model.VideoLLaMA2({**model.EXPECTED, **model.EXPECTED_SIZES}))
+    module = empty(lambda: VideoLLaMA2({**published.EXPECTED, **published.EXPECTED_SIZES}))
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in module.named_children()}
     assert counts["llm"] == 7_615_616_512
     assert counts["connector"] == 376_889_248
     assert counts["audio_projector"] == 15_604_736
     assert counts["audio"] == 90_759_295 - 527 * 769 - 11 * 320 * 12  # without the classifier and copies of a table
     assert len(module.vision.encoder.layers) == 26
-    assert model.token_estimate({}, 10) == {"text": 34, "video": 676, "audio": 1496}
+    assert published.token_estimate({}, 10) == {"text": 34, "video": 676, "audio": 1496}
 
 
 # --- pruning
@@ -379,9 +381,9 @@ def test_a_broken_tokenizer_is_refused(tmp_path, file):
 
 def test_original_undoes_rename():
     """Every place of the published model, by its key."""
-    module = empty(lambda: model.VideoLLaMA2({**model.EXPECTED, **model.EXPECTED_SIZES}))
+    module = empty(lambda: VideoLLaMA2({**published.EXPECTED, **published.EXPECTED_SIZES}))
     names = list(module.state_dict())
-    assert [model.rename(model.original(name)) for name in names] == names
+    assert [rename(original(name)) for name in names] == names
 
 
 def test_the_kernel_of_attention_is_that_of_every_stock_part():
@@ -391,7 +393,7 @@ def test_the_kernel_of_attention_is_that_of_every_stock_part():
 
 def test_facts_tell_what_differs(tmp_path):
     weights, config = Weights(GOLDEN / "tiny"), read_json(GOLDEN / "tiny", "config.json")
-    facts = {fact.name: fact for fact in model.facts(weights, config, None)}
+    facts = {fact.name: fact for fact in published.facts(weights, config, None)}
     assert not any(fact.ok is False for fact in facts.values())
     assert facts["hidden_size"].ok is None and facts["hidden_size"].found == "64"
     assert facts["generation_config.json"].found == "no file"
@@ -399,8 +401,8 @@ def test_facts_tell_what_differs(tmp_path):
     assert {name: facts[name].ok for name in told} == told and facts["mm_projector_lr"].found == "None"
     assert facts["copies of BEATs' distance table"].found == "3"
     other = {**config, "num_frames": 16, "rope_scaling": {"type": "yarn"}, "image_aspect_ratio": "square"}
-    facts = {fact.name: fact for fact in model.facts(weights, other, {"repetition_penalty": 1.05})}
+    facts = {fact.name: fact for fact in published.facts(weights, other, {"repetition_penalty": 1.05})}
     wrong = {name for name, fact in facts.items() if fact.ok is False}
     assert wrong == {"num_frames", "rope_scaling", "image_aspect_ratio"}
     assert facts["generation_config.json"].found == "{'repetition_penalty': 1.05}"
-    assert model.token_estimate({**config, "num_frames": 16}, 3)["video"] == 32
+    assert published.token_estimate({**config, "num_frames": 16}, 3)["video"] == 32

@@ -18,8 +18,11 @@ from torch import nn
 from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 from fastav.errors import UserError
-from fastav.models import load_model, video_salmonn2, videollama2, weights
-from fastav.models.adapter import resolve
+from fastav.models import load_model, weights
+from fastav.models.device import resolve
+from fastav.models.video_salmonn2 import module as video_salmonn2
+from fastav.models.videollama2 import module as videollama2
+from fastav.models.videollama2 import published
 
 
 def build():
@@ -94,7 +97,7 @@ def test_a_map_that_names_no_place_is_refused(tmp_path, tensors):
 
 
 def a_videollama2():
-    return videollama2.VideoLLaMA2({**videollama2.EXPECTED, **videollama2.EXPECTED_SIZES})
+    return videollama2.VideoLLaMA2({**published.EXPECTED, **published.EXPECTED_SIZES})
 
 
 def a_video_salmonn2():

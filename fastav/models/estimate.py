@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from fastav import models
-from fastav.models.adapter import resolve
+from fastav.models.device import resolve
 from fastav.models.placement import free_bytes
 from fastav.models.weights import Weights, describes, locate, n_bytes, read_json
 
@@ -43,13 +43,13 @@ def estimate(
     name: str, checkpoint=None, *, revision=None, device=None, dtype=None, device_map=None, duration_sec=10.0
 ) -> Estimate:
     """For a model whose weights are a published checkpoint's. Raises UserError where the folder or its files are not readable."""
-    home = models.home(name)
-    folder = locate(checkpoint, home.HUB_ID, revision)
+    published = models.adapter_class(name).published
+    folder = locate(checkpoint, published.hub_id, revision)
     config, weights = read_json(folder, "config.json"), Weights(folder)
     device, dtype, _ = resolve(device, dtype, None, device_map)
     with describes(folder, name):
-        tokens, n_numbers = home.token_estimate(config, duration_sec), kv_numbers(config)
-    used = [key for key in weights.shapes if home.rename(key) is not None]
+        tokens, n_numbers = published.token_estimate(config, duration_sec), kv_numbers(config)
+    used = [key for key in weights.shapes if published.rename(key) is not None]
     return Estimate(
         folder=folder,
         n_tensors=len(used),

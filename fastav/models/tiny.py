@@ -9,11 +9,15 @@ from pathlib import Path
 import torch
 
 from fastav.assets import ASSETS
+from fastav.clip.clip import Clip
+from fastav.clip.sampling import uniform
 from fastav.errors import UserError
 from fastav.layout import TokenLayout
-from fastav.media import Clip, uniform
-from fastav.models.adapter import Inputs, resolve
+from fastav.models.adapter import Adapter, Inputs
+from fastav.models.device import resolve
 from fastav.plan import Plan
+
+_SAMPLER = uniform(8)
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class _Features:
     n_sounding: int
 
 
-class Tiny:
+class Tiny(Adapter):
     """See models/adapter.py. The global rule is the calibrated plan beside the weights (plan.json)."""
 
     name = "tiny"
@@ -52,13 +56,12 @@ class Tiny:
         self.model.set_attn_implementation(attn)
         plan, n_layers = folder / "plan.json", self.model.config.num_hidden_layers
         self.plan = Plan.read(plan, model=self.name, n_layers=n_layers) if plan.is_file() else None
-        self.read_options = {"sampler": uniform(8), "size": (112, 112)}
+        self.read_options = {"sampler": _SAMPLER, "size": (112, 112)}
 
     def encode(self, clip: Clip) -> _Features:
         from fastav.tiny.model import pick_sound
 
-        video = audio = None
-        n_sounding = 0
+        clip, video, audio, n_sounding = clip.sampled(_SAMPLER), None, None, 0
         if clip.has_video:
             video = self.tiny.encode_video(torch.from_numpy(clip.frames.copy()))
         if clip.has_audio:
@@ -87,8 +90,8 @@ class Tiny:
     def decode(self, ids: list[int]) -> str:
         return self.tiny.tokenizer.decode(ids)
 
-    @staticmethod
-    def calibration_clips(n: int) -> Iterator[tuple[Clip, str]]:
+    @classmethod
+    def calibration_clips(cls, n: int) -> Iterator[tuple[Clip, str]]:
         """Clips of the training split with both streams, one question each."""
         from fastav.tiny.scenes import calibration_clips
 

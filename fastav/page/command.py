@@ -78,14 +78,14 @@ def check(sessions: Sessions) -> None:
         models.check_name(name)
     if given == parse([]):
         return  # the page comes first, torch's seconds after it
-    from fastav.models.adapter import resolve
+    from fastav.models.device import resolve
     from fastav.models.estimate import estimate
 
     resolve(given.device, given.dtype, given.attn)
     for name in sessions.offered:
         own = name == given.model
         checkpoint, revision = (given.checkpoint, given.revision) if own else (None, None)
-        if hasattr(models.home(name), "HUB_ID"):
+        if models.adapter_class(name).published:
             if not _hub_id(checkpoint):
                 estimate(name, checkpoint, revision=revision, device=given.device, dtype=given.dtype)
         elif own:

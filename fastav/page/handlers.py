@@ -13,9 +13,9 @@ from contextlib import closing
 
 import gradio as gr
 
-from fastav import methods, plots
+from fastav import methods
 from fastav.errors import UserError
-from fastav.page import gpu, request
+from fastav.page import gpu, request, view
 from fastav.page.sessions import Sessions
 from fastav.result import Comparison, Result
 
@@ -75,7 +75,7 @@ class Handlers:
         yield {
             "path": file,
             "kind": "video" if clip.has_video else "audio",
-            "pictures": plots.thumbnails(clip.frames, min(len(clip.frames), 16)),
+            "pictures": view.thumbnails(clip.frames, min(len(clip.frames), 16)),
             "facts": " · ".join(filter(None, [clip.name, f"{clip.duration_sec:.1f} s", seen, *missing, *clip.notes])),
         }
 
@@ -190,9 +190,9 @@ def shown(comparison: Comparison, clip) -> dict:
     return {
         "vanilla": gr.update(value=vanilla.answer or NO_WORDS, label=timed("Vanilla", vanilla)),
         "pruned": gr.update(value=pruned.answer or NO_WORDS, label=timed("FastAV", pruned)),
-        "headline": f'<p class="fa-headline" role="status">{html.escape(plots.headline(comparison))}</p>'
-        f'<p class="fa-conditions">{html.escape(plots.conditions(pruned))}</p>',
+        "headline": f'<p class="fa-headline" role="status">{html.escape(view.headline(comparison))}</p>'
+        f'<p class="fa-conditions">{html.escape(view.conditions(pruned))}</p>',
         "results": gr.update(visible=True),
-        "map": plots.token_map(pruned, clip.frames),
-        "table": plots.table(comparison),
+        "map": view.token_map(pruned, clip.frames),
+        "table": view.table(comparison),
     }

@@ -28,8 +28,9 @@ import numpy as np
 
 from fastav import interrupt
 from fastav.assets import ASSETS
+from fastav.clip.clip import Clip, clip_from_arrays
+from fastav.clip.write import write_clip
 from fastav.errors import UserError
-from fastav.media import Clip, clip_from_arrays, write_clip
 from fastav.tiny.drawing import COLORS, KINDS
 from fastav.tiny.questions import N_TRAINING, NUMBERS, WORDINGS, caption, matching, place
 from fastav.tiny.world import Noise, Thing, draw, held_out_color, held_out_pair, play, random_noises, random_things

@@ -77,14 +77,14 @@ MUTANTS = {
         ("trim keeps the padding and drops the rest", "return ~layout.padding", "return layout.padding"),
         ("an untrimmed prompt passes unnoticed", "if layout.padding.any():", "if layout.padding.all():"),
     ],
-    ("fastav/models/beats.py", "tests/test_videollama2.py"): [
+    ("fastav/models/videollama2/beats.py", "tests/test_videollama2.py"): [
         ("the position gate is off by one", "a * (b * self.grep_a - 1) + 2", "a * (b * self.grep_a - 1) + 1"),
         ("no deep norm", "self.alpha * x + self.self_attn(x, bias)", "x + self.self_attn(x, bias)"),
     ],
-    ("fastav/models/videollama2_inputs.py", "tests/test_videollama2.py"): [
+    ("fastav/models/videollama2/inputs.py", "tests/test_videollama2.py"): [
         ("the last piece of sound ends with the track", "Fraction(0)) / N_PIECES", "Fraction(0)) / (N_PIECES - 1)"),
     ],
-    ("fastav/models/video_salmonn2_inputs.py", "tests/test_video_salmonn2.py"): [
+    ("fastav/models/video_salmonn2/order.py", "tests/test_video_salmonn2.py"): [
         ("one padding token counts as sound", "(groups < n_sounding).sum(1)", "(groups <= n_sounding).sum(1)"),
         ("front of the sound rounded to tokens", "round(real_time_sec * 50)", "round(real_time_sec * 2)"),
     ],
@@ -107,7 +107,7 @@ MUTANTS = {
         ("the first card is filled before the second", "for _ in range(10):", "for _ in range(0):"),
         ("a layer lies on two cards", "no_split_module_classes=whole", "no_split_module_classes=[]"),
     ],
-    ("fastav/models/adapter.py", "tests/test_adapter.py"): [
+    ("fastav/models/device.py", "tests/test_adapter.py"): [
         ("cuda is a GPU without an index", 'return torch.device("cuda", index)', "return device"),
         ("Turing multiplies in bfloat16", "AMPERE = (8, 0)", "AMPERE = (7, 5)"),
         ("machine code runs on any newer GPU", '(kind == "compute" or int(a) == major)', "True"),
@@ -265,7 +265,7 @@ MUTANTS = {
         ("features are known by the file's hash", "self._encoded[0] is not clip", "self._encoded[0].sha256 != clip.sha256"),
         ("time per token from seven gaps", "if len(run.seconds) > MIN_GAPS else", "if len(run.seconds) >= MIN_GAPS else"),
     ],
-    ("fastav/decode.py", "tests/test_media.py"): [
+    ("fastav/clip/decode.py", "tests/test_media.py"): [
         ("the frame after the one that is shown", "while stamp < target and", "while stamp <= target and"),
         ("pictures turned the wrong way", "np.rot90(picture, quarter_turns)", "np.rot90(picture, -quarter_turns)"),
         ("stereo summed, not averaged", "samples.mean(axis=1)", "samples.sum(axis=1)"),
@@ -280,20 +280,20 @@ MUTANTS = {
         ("pictures and playlists opened", "container_options=options, ", ""),
         ("joined recordings not told", "restarts |= latest", "restarts &= latest"),
     ],
-    ("fastav/read.py", "tests/test_media.py"): [
+    ("fastav/clip/streams.py", "tests/test_media.py"): [
         ("samples that are no numbers kept", "np.where(is_sound, piece, np.float32(0))", "piece"),
         ("no limit to the length of a sound", "limits.check_length(n / rate)", "limits.check_length(0)"),
         ("no limit to the silence before a sound", "limits.check_length(late_sec + n / rate)", "limits.check_length(0)"),
     ],
-    ("fastav/limits.py", "tests/test_media.py"): [
+    ("fastav/clip/limits.py", "tests/test_media.py"): [
         ("no limit to the height of a picture", "if width * height > MAX_PIXELS:", "if width > MAX_PIXELS:"),
         ("sounds of one sample per second", "SAMPLE_RATES = (1_000, 768_000)", "SAMPLE_RATES = (1, 768_000)"),
     ],
-    ("fastav/media.py", "tests/test_media.py"): [
+    ("fastav/clip/read.py", "tests/test_media.py"): [
         ("a late sound at the start", "np.zeros(-start, np.float32)", "np.zeros(0, np.float32)"),
         ("an early sound whole", "audio = heard[start:] if", "audio = heard if"),
     ],
-    ("fastav/child.py", "tests/test_child.py"): [
+    ("fastav/clip/child.py", "tests/test_child.py"): [
         ("a silent child waited for", "watch.start()", "pass"),
         ("no limit to the child's memory", "resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))", "pass"),
         ("prints between the answers", "os.dup2(silence, 1)", "pass"),
@@ -416,7 +416,7 @@ MUTANTS = {
         ("random at other token counts", 'of_a["lengths"] == of_b["lengths"]', "True"),
         ("intervals of a task count questions", "[q.clip for q in scored])", "[q.key for q in scored])"),
     ],
-    ("eval/stats.py", "tests/test_stats.py"): [
+    ("fastav/stats.py", "tests/test_stats.py"): [
         ("an interval narrower than Wilson's", "return max(1.0, sum(", "return max(0.0, sum("),
         ("clips do not count", "by_clip[clip] += value - mean", "by_clip[object()] += value - mean"),
     ],

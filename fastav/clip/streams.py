@@ -1,6 +1,6 @@
 """What a clip is made of, out of a media file: which stream, aligned how, and the notes on what is missing.
 
-Runs in a child process, see `media.read_clip`.
+Runs in a child process, see `read.read_clip`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fastav import decode, limits
-from fastav.limits import refusal
+from fastav.clip import decode, limits
+from fastav.clip.limits import refusal
 
 # Encoders delay and pad by less than this. What starts late or ends early by more is said in the notes.
 _SLACK_SEC = 0.1

@@ -6,15 +6,16 @@ Letters: F frames, S samples, T log-mel frames.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 import torch
 
+from fastav.clip.clip import Clip
 from fastav.errors import UserError
-from fastav.media import Clip
-from fastav.models.beats import BeatsConfig
-from fastav.models.fbank import FRAME, HOP, RATE, fbank
+from fastav.models.videollama2.beats import BeatsConfig
+from fastav.models.videollama2.fbank import FRAME, HOP, RATE, fbank
 
 PLACEHOLDERS = ("<image>", "<video>", "<audio>")
 N_SAMPLES = 30 * RATE  # what the audio tower is given, always
@@ -22,10 +23,15 @@ N_MEL_FRAMES = 1 + (N_SAMPLES - FRAME) // HOP
 N_PIECES, PIECE_SEC = 8, 2  # of a video's sound
 
 
-def frame_indices(n_frames: int, n: int) -> list[int]:
-    """The middles of n equal parts of 0..n_frames-1, whatever the frame rate; frames repeat when there are fewer than n."""
-    step = (n_frames - 1) / n
-    return [round((step * i + step * (i + 1)) / 2 + 1e-6) for i in range(n)]
+@dataclass(frozen=True)
+class Middles:
+    """Sampler: the middles of n equal parts of 0..n_frames-1, whatever the frame rate; fewer than n frames repeat."""
+
+    n: int
+
+    def __call__(self, n_frames: int, fps: float = 0.0, duration_sec: float = 0.0) -> list[int]:
+        step = (n_frames - 1) / self.n
+        return [round((step * i + step * (i + 1)) / 2 + 1e-6) for i in range(self.n)]
 
 
 def sound(clip: Clip) -> tuple[torch.Tensor, int]:

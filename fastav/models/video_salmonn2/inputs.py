@@ -1,4 +1,4 @@
-"""What video-SALMONN 2 reads: which frames, pixels, log-mels, the prompt, and the order of its tokens. No weights.
+"""What video-SALMONN 2 reads: which frames, log-mels and the prompt. No weights.
 
 Letters: F frames, V tokens of a frame, A audio tokens, P pieces of sound (30 s each), S samples, D width of the LLM.
 """
@@ -11,15 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.functional import interpolate
 from transformers import WhisperFeatureExtractor
 
 from fastav.errors import UserError
-from fastav.layout import TokenLayout, first_frames
 
 PIECE_SEC = 30
 N_POSITIONS = 1500  # of the Whisper encoder, for one piece
-RULE_N_FRAMES = 4  # frames that the paper's global rule keeps (arXiv:2601.13143)
 SYSTEM = "You are a helpful assistant."
 
 # What the adapter computes in one way only; a checkpoint trained in another way is refused.
@@ -34,6 +31,19 @@ TRAINED_AS = {
     "window_level_Qformer": True,
     "use_final_linear": True,
 }
+
+
+@dataclass(frozen=True)
+class PerSecond:
+    """Sampler: a frame per 1 / rate seconds, or as many as `max_time_sec` allows, evenly over the whole video."""
+
+    rate: float
+    max_time_sec: float
+
+    def __call__(self, n_frames: int, fps: float, duration_sec: float = 0.0) -> list[int]:
+        indices = list(range(0, n_frames, max(round(fps / self.rate), 1)))
+        limit = round(self.max_time_sec * self.rate)
+        return indices if len(indices) <= limit else np.linspace(0, n_frames - 1, limit, dtype=int).tolist()
 
 
 @dataclass(frozen=True)
@@ -98,11 +108,9 @@ class Settings:
         """Whisper positions from one window to the next."""
         return round(N_POSITIONS * self.second_stride / PIECE_SEC)
 
-    def sample(self, n_frames: int, fps: float, duration_sec: float) -> list[int]:
-        """A media.Sampler: a frame per 1 / self.fps seconds, or as many as are allowed, evenly over the whole video."""
-        indices = list(range(0, n_frames, max(round(fps / self.fps), 1)))
-        limit = round(self.max_time_sec * self.fps)
-        return indices if len(indices) <= limit else np.linspace(0, n_frames - 1, limit, dtype=int).tolist()
+    @property
+    def sampler(self) -> PerSecond:
+        return PerSecond(self.fps, self.max_time_sec)
 
     def n_audio(self, n_samples: int, rate: int = 16_000) -> tuple[int, int]:
         """(A, how many of them begin before the zero padding does) for that much sound. A piece gives its full count always."""
@@ -136,40 +144,3 @@ def time_texts(n_frames: int, real_time_sec: float) -> list[str]:
     """[F] the second at which each frame's share of the video ends."""
     share_sec = real_time_sec / n_frames
     return [str(round(share_sec * k, 1)) for k in range(1, n_frames + 1)]
-
-
-def align(n_audio: int, n_frames: int, real_time_sec: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which audio tokens follow which frame: (LongTensor [F, A'], LongTensor [tail]) of indices 0..A-1.
-
-    The frames share the first 50 tokens per second, stretched to a multiple of F by repeating some; the tail follows the last
-    frame. Since tokens come at 2 per second, and whole pieces of 30 s at a time, only a clip below 1.2 s has a tail, and in a
-    clip of 10 s the first four frames get all of its sound and the others get padding. Without frames all is tail.
-    """
-    n_front = min(round(real_time_sec * 50), n_audio) if n_frames else 0
-    front, tail = torch.arange(n_audio).split([n_front, n_audio - n_front])
-    n_each = -(-n_front // max(n_frames, 1))
-    if n_each * n_frames != n_front:
-        # In float32, as in training: exact division differs at a position or two, for example for 60 tokens and 53 frames.
-        front = interpolate(front[None, None].float(), size=n_each * n_frames, mode="nearest")[0, 0].long()
-    return front.view(n_frames, n_each), tail
-
-
-def interleave(visual: torch.Tensor, audio: torch.Tensor, groups: torch.Tensor, tail: torch.Tensor) -> torch.Tensor:
-    """[M, D]: the tokens of each frame (visual [F, V, D]) followed by its group of audio [A, D], then the tail."""
-    groups, tail = groups.to(audio.device), tail.to(audio.device)
-    return torch.cat([torch.cat([visual, audio[groups]], 1).flatten(0, 1), audio[tail]])
-
-
-def interleaved_layout(
-    n_before: int, n_visual: int, groups: torch.Tensor, tail: torch.Tensor, n_sounding: int, n_after: int
-) -> TokenLayout:
-    """The layout of `interleave`'s tokens between n_before and n_after text tokens, with the paper's rule for this model.
-
-    n_visual: V, newline and time tokens included; audio tokens with an index from n_sounding on encode padding alone.
-    """
-    segments: list[tuple] = [("text", n_before)]
-    for heard in (groups < n_sounding).sum(1).tolist():
-        segments += [("video", n_visual, 1), ("audio", groups.shape[1], heard)]
-    heard = int((tail < n_sounding).sum())
-    layout = TokenLayout.of(*segments, ("audio", len(tail), heard), ("text", n_after))
-    return layout.with_facts(rule_keep=first_frames(layout, RULE_N_FRAMES))

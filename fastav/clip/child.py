@@ -34,7 +34,7 @@ def call(function: str, *args, patience_sec: float, max_bytes: int, **callbacks:
     max_bytes: memory that the child may allocate; only Linux keeps to it.
     Raises Died, TooSlow, and MemoryError for a child that asked for more.
     """
-    serve = f"import sys; sys.path[:] = {[str(p) for p in sys.path]}; from fastav.child import _serve; _serve()"
+    serve = f"import sys; sys.path[:] = {[str(p) for p in sys.path]}; from fastav.clip.child import _serve; _serve()"
     one_thread = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # numpy's, whose stacks would count as memory
     process = subprocess.Popen([sys.executable, "-c", serve], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=one_thread)
     try:

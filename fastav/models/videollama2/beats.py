@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastav.models.fbank import N_MELS
+from fastav.models.videollama2.fbank import N_MELS
 
 _MEAN, _STD = 15.41663, 6.55582  # of log-mel values in the training set
 

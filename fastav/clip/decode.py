@@ -2,7 +2,7 @@
 
 Frames are found by seeking: the packets are listed once without decoding (about 1 s per hour of 1080p), then
 only what lies between a wanted frame and the key frame before it is decoded. Sound is decoded and resampled
-in a stream. A cut or damaged file gives what it holds; `read.py` makes notes and errors of what is missing.
+in a stream. A cut or damaged file gives what it holds; `streams.py` makes notes and errors of what is missing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import soundfile
 from av.error import FFmpegError
 from soundfile import LibsndfileError
 
-from fastav import limits
+from fastav.clip import limits
 
 # FFmpeg's names of the formats in `limits.py`. Without this list it also opens playlists, which name other files of this
 # machine or of its network, pictures, and any .txt as a film of letters.

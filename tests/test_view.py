@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastav import plots
+from fastav.page import view
 from fastav.result import Comparison, Result
 
 
@@ -50,12 +50,12 @@ def make_comparison(**changes) -> Comparison:
     ],
 )
 def test_headline_says_what_the_record_says(changes, said):
-    assert plots.headline(make_comparison(**changes)) == said
+    assert view.headline(make_comparison(**changes)) == said
 
 
 def test_conditions_tell_a_single_run_from_a_measured_one():
-    assert plots.conditions(make_result()).startswith("single run: ")
-    assert plots.conditions(make_result(n_repeats=5, n_new_tokens=32)).startswith("median of 5 runs, 32 forced tokens each; ")
+    assert view.conditions(make_result()).startswith("single run: ")
+    assert view.conditions(make_result(n_repeats=5, n_new_tokens=32)).startswith("median of 5 runs, 32 forced tokens each; ")
 
 
 @pytest.mark.parametrize(
@@ -64,14 +64,14 @@ def test_conditions_tell_a_single_run_from_a_measured_one():
 )
 def test_grid_of_known_models(n, aspect, shape):
     """Squares of the known models' frames, a row of newline tokens (14 x 14 + 14), and a prime number of tokens."""
-    rows, cols = plots.grid(n, aspect)
+    rows, cols = view.grid(n, aspect)
     assert rows * cols >= n and (rows - 1) * cols < n
     assert (rows, cols) == shape
 
 
 def test_token_map_counts_as_the_record_does():
     result = make_comparison().pruned
-    drawn = plots.token_map(result, np.zeros((4, 6, 8, 3), np.uint8))
+    drawn = view.token_map(result, np.zeros((4, 6, 8, 3), np.uint8))
     for layer, length in enumerate(result.lengths):
         assert sum(counts[layer] for counts in drawn["kinds"].values()) == length == len(result.kept(layer))
     assert drawn["n_tokens"] == sum(count for _, _, count in result.token_runs)
@@ -83,10 +83,10 @@ def test_token_map_counts_as_the_record_does():
 
 def test_token_map_of_sound_alone_and_of_interleaved_frames():
     sound = make_result(token_runs=(("text", -1, 5), ("audio", -1, 10)), has_video=False)
-    drawn = plots.token_map(sound, np.zeros((0, 0, 0, 3), np.uint8))
+    drawn = view.token_map(sound, np.zeros((0, 0, 0, 3), np.uint8))
     assert drawn["frames"] == [] and len(drawn["audio"]) == 10 and "video" not in drawn["kinds"]
     woven = make_result(token_runs=(("video", 0, 3), ("audio", 0, 4), ("video", 1, 3), ("video", 0, 1), ("audio", 1, 4)))
-    drawn = plots.token_map(woven, np.zeros((2, 6, 8, 3), np.uint8))
+    drawn = view.token_map(woven, np.zeros((2, 6, 8, 3), np.uint8))
     assert [len(frame["seen"]) for frame in drawn["frames"]] == [4, 3] and len(drawn["audio"]) == 8
 
 
@@ -95,19 +95,19 @@ def test_token_map_of_a_large_model_stays_small():
     runs = (("text", -1, 14), *(("video", f, 169) for f in range(4)), ("audio", -1, 1496), ("text", -1, 20))
     result = make_result(token_runs=runs, layers_seen=(28,) * 2206, lengths=(2206,) * 28)
     frames = np.random.default_rng(0).integers(0, 256, (8, 384, 384, 3), np.uint8)
-    assert len(json.dumps(plots.token_map(result, frames))) < 200_000
+    assert len(json.dumps(view.token_map(result, frames))) < 200_000
 
 
 def test_thumbnails_are_the_middle_frames_of_equal_parts():
     frames = np.repeat(np.arange(0, 160, 20, np.uint8), 200 * 300 * 3).reshape(8, 200, 300, 3)
-    pictures = [Image.open(io.BytesIO(base64.b64decode(p.split(",")[1]))) for p in plots.thumbnails(frames, 4)]
+    pictures = [Image.open(io.BytesIO(base64.b64decode(p.split(",")[1]))) for p in view.thumbnails(frames, 4)]
     assert [round(np.asarray(p).mean() / 20) for p in pictures] == [1, 3, 5, 7]
-    assert max(pictures[0].size) == plots.THUMBNAIL_PIXELS
+    assert max(pictures[0].size) == view.THUMBNAIL_PIXELS
 
 
 def test_table_holds_every_row_and_the_record_and_no_markup_from_outside():
     comparison = make_comparison(question="<img src=x onerror=alert(1)>", notes=("a <b> note",))
-    page = plots.table(comparison)
+    page = view.table(comparison)
     assert page.count("<tr>") == 1 + len(comparison.rows())
     assert "<img" not in page and "a &lt;b&gt; note" in page
     record = json.loads(base64.b64decode(re.search(r"base64,([^']+)'", page).group(1)))
