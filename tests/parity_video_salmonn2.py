@@ -154,7 +154,7 @@ def _compare_layout(adapter, name: str, case: dict, golden: dict, layout, featur
     report.same(name, "kind of every token", (layout.kind == want).all().item(), True)
     frame, n_frames = golden["token_frame"].numpy(), len(features.visual)
     after_last = (layout.kind == KINDS.index("audio")) & (frame < 0) & (n_frames > 0)  # the golden counts the tail to no frame
-    report.same(name, "frame of every token", (layout.frame == np.where(after_last, n_frames - 1, frame)).all().item(), True)
+    report.same(name, "frame of every token", (layout.step == np.where(after_last, n_frames - 1, frame)).all().item(), True)
     if "audio_tokens_raw" in case:
         report.same(name, "audio tokens", len(features.audio), case["audio_tokens_raw"])
     if "nearest_source_index" in case:
@@ -284,7 +284,7 @@ def _compare_real_sizes(folder: Path, real: dict, report) -> None:
             report.same("frame sampling", f"{n} at {fps}", indices, row["frame_idx"])
     for row in real["token_counts_real_geometry"]["rows"]:
         layout = layout_estimate({}, row["duration_s"], row["text_prefix"], row["text_suffix"])
-        n_frames, kept = int(layout.frame.max()) + 1, np.flatnonzero(layout.rule_keep)
+        n_frames, kept = int(layout.step.max()) + 1, np.flatnonzero(layout.rule_keep)
         got = {
             "frames": n_frames,
             "visual_per_frame": layout.count()["video"] // n_frames,

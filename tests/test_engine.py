@@ -127,12 +127,7 @@ def test_left_padded_batch_gives_each_row_its_own_answer(layout, attn):
     rows = torch.cat([prompt(model, seed=s) for s in (1, 2)])
     method = FastAV(p=40, rule="low-attentive")
     pads = 3
-    padded = TokenLayout(
-        *(
-            np.concatenate([np.full(pads, v, a.dtype), a])
-            for v, a in ((3, layout.kind), (-1, layout.frame), (-1, layout.chunk), (False, layout.padding))
-        )
-    )
+    padded = TokenLayout.of(("pad", pads), ("text", 5), ("video", 24, 4), ("audio", 30), ("text", 7))
     padded = padded.with_facts(rule_keep=np.concatenate([np.zeros(pads, bool), layout.rule_keep]))
     cache = fastav.PrunedCache(model.config, padded, method)
     mask = torch.cat([torch.zeros(2, pads, dtype=torch.long), torch.ones_like(rows)], 1)

@@ -5,16 +5,16 @@ import pytest
 import torch
 
 from fastav.errors import UserError
-from fastav.layout import AUDIO, PAD, VIDEO, TokenLayout, first_audio, first_frames, first_positions, layout_of
+from fastav.layout import AUDIO, PAD, VIDEO, TokenLayout, first_audio, first_positions, first_steps, layout_of
 
 
 def test_sequential_layout_counts_positions_by_hand():
     layout = TokenLayout.of(("text", 14), ("video", 676, 4), ("audio", 1496, 800), ("text", 20))
     assert len(layout) == 2206
     assert layout.count() == {"text": 34, "video": 676, "audio": 1496}
-    assert layout.frame[14] == 0 and layout.frame[14 + 169] == 1 and layout.frame[690] == -1
-    assert layout.chunk[690] == 0 and layout.chunk[2185] == 1495
-    assert layout.padding.sum() == 696 and not layout.padding[690 + 799] and layout.padding[690 + 800]
+    assert layout.step[14] == 0 and layout.step[14 + 169] == 1 and layout.step[690] == -1
+    assert layout.audio_index[690] == 0 and layout.audio_index[2185] == 1495
+    assert layout.audio_padding.sum() == 696 and not layout.audio_padding[690 + 799] and layout.audio_padding[690 + 800]
     assert layout.media_offset[14] == 0 and layout.media_offset[2185] == 2171 and layout.media_offset[0] == -1
     assert not layout.single_stream and not layout.interleaved
 
@@ -30,7 +30,7 @@ def test_interleaved_layout_gives_audio_to_the_frame_before_it():
     """video-SALMONN 2 at 10 s: 10 frames of 182 + 6 tokens; frame 4 ends at position 766."""
     layout = TokenLayout.of(("text", 14), *(s for _ in range(10) for s in (("video", 182, 1), ("audio", 6))), ("text", 16))
     assert len(layout) == 1910 and layout.interleaved
-    kept = np.flatnonzero(first_frames(layout, 4))
+    kept = np.flatnonzero(first_steps(layout, 4))
     assert kept.tolist() == list(range(14, 766))
     assert layout.media_offset[14 + 182] == 0 and layout.media_offset[14 + 188] == 1
 
@@ -50,7 +50,7 @@ def test_runs_rebuild_the_layout():
 def test_bad_segments_are_named():
     with pytest.raises(UserError, match="unknown token kind 'image'"):
         TokenLayout.of(("image", 3))
-    with pytest.raises(UserError, match="7 video tokens do not divide into 2 frames"):
+    with pytest.raises(UserError, match="7 video tokens do not divide into 2 time steps"):
         TokenLayout.of(("video", 7, 2))
 
 
@@ -64,8 +64,8 @@ def test_layout_of_reads_ids_pads_and_grids():
     mask = torch.tensor([[0, 1, 1, 1, 1, 1, 1, 1, 1]])
     layout = layout_of({"input_ids": ids, "attention_mask": mask, "video_grid_thw": torch.tensor([[2, 2, 4]])}, Config)
     assert layout.kind.tolist() == [PAD, 0, VIDEO, VIDEO, AUDIO, VIDEO, VIDEO, AUDIO, 0]
-    assert layout.frame.tolist() == [-1, -1, 0, 0, 0, 1, 1, 1, -1]
-    assert layout.chunk.tolist() == [-1, -1, -1, -1, 0, -1, -1, 1, -1]
+    assert layout.step.tolist() == [-1, -1, 0, 0, 0, 1, 1, 1, -1]
+    assert layout.audio_index.tolist() == [-1, -1, -1, -1, 0, -1, -1, 1, -1]
 
 
 def test_layout_of_refuses_what_it_cannot_describe():

@@ -244,7 +244,8 @@ def test_frames_are_scaled_upright_while_converting(videos):
 def test_a_models_own_resampler_sees_upright_pictures_in_full(videos):
     seen = []
 
-    def resize(picture):
+    def resize(picture, n_frames):
+        assert n_frames == 4
         seen.append(picture.shape)
         return picture[::2, ::2]
 
@@ -951,7 +952,7 @@ def test_a_decoder_that_crashes_makes_a_refusal(videos, monkeypatch):
 
 
 def test_what_a_models_own_resampler_says_reaches_the_caller(videos):
-    def refuse(picture):
+    def refuse(picture, n_frames):
         raise UserError("too narrow for this model")
 
     with pytest.raises(UserError, match="^too narrow for this model$"):

@@ -17,7 +17,7 @@ from transformers import Qwen2Config
 from fastav import methods
 from fastav.cost import paper_flops
 from fastav.errors import UserError
-from fastav.layout import TokenLayout, first_audio, first_frames
+from fastav.layout import TokenLayout, first_audio, first_steps
 from fastav.methods import METHODS, FastAV, Vanilla, lengths, parse
 from fastav.methods.cut import candidates
 from fastav.methods.divprune import farthest
@@ -324,7 +324,7 @@ def test_informative_without_a_curve_says_how_to_get_one(layout):
                 *(part for i in range(10) for part in (("video", 182, 1), ("audio", 6, min(max(20 - 6 * i, 0), 6)))),
                 ("text", 16),
             ),
-            lambda t: first_frames(t, 4),
+            lambda t: first_steps(t, 4),
             56,
         ),
     ],
@@ -336,7 +336,7 @@ def test_trim_reaches_the_designs_flops_on_a_10_s_clip(layout, rule, percent):
     method = parse("trim+fastav", 28)
     layout = layout.with_facts(rule_keep=rule(layout))
     sizes = lengths(method, layout.subset(method.enters(layout)), 28)
-    assert sizes[0] == len(layout) - layout.padding.sum()
+    assert sizes[0] == len(layout) - layout.audio_padding.sum()
     assert round(100 * paper_flops(sizes, config) / paper_flops([len(layout)] * 28, config)) == percent
 
 

@@ -34,7 +34,7 @@ from fastav.errors import UserError
 from fastav.models.qwen2_5_omni import inputs as qwen2_5_omni
 from fastav.models.qwen2_5_omni.adapter import Qwen25OmniAdapter
 from fastav.models.qwen2_5_omni.inputs import audio_tokens, frame_size, patches, sample_frames, spectrogram
-from fastav.models.qwen2_5_omni.published import facts, token_estimate
+from fastav.models.qwen2_5_omni.published import facts, original, rename, token_estimate
 from fastav.models.weights import Weights
 from fastav.session import Session
 
@@ -320,7 +320,7 @@ def test_layout_by_hand(adapter):
     runs = [(kind, frame, n) for kind, frame, n in layout.runs() if kind != "text"]
     steps = [("video", 0, 6), ("video", 1, 6), ("audio", 1, 50), ("video", 2, 6), ("video", 3, 6), ("audio", 3, 50)]
     assert runs == [*steps, ("video", 4, 6), ("audio", 4, 25)]
-    assert layout.interleaved and layout.rule_keep is None and not layout.padding.any()
+    assert layout.interleaved and layout.rule_keep is None and not layout.audio_padding.any()
     assert layout.count()["text"] == len(layout) - 155
     for video, audio in STREAMS[1:]:
         layout = prepared(adapter, clip(video, audio)).layout
@@ -427,7 +427,7 @@ def test_weights_that_speak_are_ignored_and_others_are_named(folder, loaded, tmp
 
 def test_original_undoes_rename(adapter):
     names = list(adapter.model.state_dict())
-    assert [qwen2_5_omni.rename(qwen2_5_omni.original(name)) for name in names] == names
+    assert [rename(original(name)) for name in names] == names
 
 
 @pytest.mark.parametrize(
@@ -452,13 +452,13 @@ def test_a_config_that_describes_no_model_is_refused(folder, tmp_path, given):
 
 def test_what_is_left_out_is_told(adapter, monkeypatch):
     """Limits of 2 s of sound and of 4 frames instead of 300 s and 768; a file of 8 frames a second, of which 4 were taken."""
-    monkeypatch.setattr(adapter.sounds, "n_samples", 32_000)
     monkeypatch.setattr(qwen2_5_omni, "MAX_FRAMES", 4)
     whole = clip()
     taken = replace(whole, frames=whole.frames[:4], n_source_frames=40, fps=8.0)
     video = "the video is longer than 2 s: 4 frames, evenly over it, are taken"
-    assert adapter._notes(taken) == (video, "sound after 2 s is left out")
-    assert adapter._notes(replace(taken, n_source_frames=16, audio=whole.audio[:32_000])) == ()
+    assert qwen2_5_omni.left_out(taken, 32_000) == (video, "sound after 2 s is left out")
+    assert qwen2_5_omni.left_out(replace(taken, n_source_frames=16, audio=whole.audio[:32_000]), 32_000) == ()
+    monkeypatch.undo()
     assert prepared(adapter, clip(True, False)).notes == ()
 
 

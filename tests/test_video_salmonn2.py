@@ -93,7 +93,7 @@ def test_flops_by_the_papers_formula(seconds, n_frames, n_tokens, expected):
     """Percent of vanilla at the published sizes, worked out by hand. The paper has 58, of clips of about ten seconds."""
     config = llm_config(LLM)
     layout = layout_estimate({}, seconds)
-    assert (layout.frame.max() + 1, len(layout)) == (n_frames, n_tokens)
+    assert (layout.step.max() + 1, len(layout)) == (n_frames, n_tokens)
     pruned = lengths(parse("fastav", config.num_hidden_layers), layout, config.num_hidden_layers)
     full = [len(layout)] * config.num_hidden_layers
     assert 100 * paper_flops(pruned, config) / paper_flops(full, config) == pytest.approx(expected, abs=0.05)
@@ -122,7 +122,7 @@ def test_pruned_run_equals_full_run_with_removed_keys_masked(clip, attn):
     assert cache.kept() == kept
     assert got == new
     assert torch.allclose(got_logits, logits, rtol=0, atol=1e-10)
-    text, frame = prompt.layout.kind == TEXT, prompt.layout.frame
+    text, frame = prompt.layout.kind == TEXT, prompt.layout.step
     assert kept[2] == np.flatnonzero(text | (frame >= 0) & (frame < 4)).tolist()
     assert [len(k) for k in kept[2:]] == [44 + 84, 44 + 68, 44 + 55]  # 4 frames of 12 + 9; a fifth leaves after each layer
 
@@ -176,15 +176,15 @@ def test_padding_marks_windows_after_the_sound(adapter, case):
         layout = adapter.prepare(adapter.encode(clip), clip, QUESTION).layout
     n_front, n_raw = CASES[case]["audio_tokens_front"], CASES[case]["audio_tokens_raw"]
     source = [*CASES[case]["nearest_source_index"], *range(n_front, n_raw)]
-    assert layout.padding[layout.kind == AUDIO].tolist() == [j / 2 >= heard_sec for j in source]
-    assert not layout.padding[layout.kind != AUDIO].any()
+    assert layout.audio_padding[layout.kind == AUDIO].tolist() == [j / 2 >= heard_sec for j in source]
+    assert not layout.audio_padding[layout.kind != AUDIO].any()
 
 
 def test_ten_seconds_of_sound_lie_in_the_first_four_frames():
     """60 tokens for 30 padded seconds, 6 per frame: the 20 that hear something end in frame 3."""
     layout = layout_estimate({}, 10)
-    sounding = (layout.kind == AUDIO) & ~layout.padding
-    assert np.bincount(layout.frame[sounding]).tolist() == [6, 6, 6, 2]
+    sounding = (layout.kind == AUDIO) & ~layout.audio_padding
+    assert np.bincount(layout.step[sounding]).tolist() == [6, 6, 6, 2]
 
 
 def test_a_tail_goes_with_the_last_frame(adapter):
@@ -213,7 +213,7 @@ def test_sound_without_video_is_single_stream(adapter, clip):
     assert result.tokens_before == {"text": 44, "video": 0, "audio": 60}
     assert result.lengths == (104, 104, 104, 104 - 12, 104 - 12 - 9)
     assert any("audio only" in note for note in result.notes)
-    assert session.inputs(sound, QUESTION)[0].layout.padding.sum() == 60 - 7
+    assert session.inputs(sound, QUESTION)[0].layout.audio_padding.sum() == 60 - 7
 
 
 def test_sound_without_video_ends_at_the_limit(adapter, clip, monkeypatch):

@@ -149,12 +149,17 @@ def test_flops_of_the_papers_table_from_a_real_file(real_counts, tmp_path, monke
     of the prompt are 14 and 20 tokens of the published tokenizer.
     """
     write_clip(tmp_path / "clip.mp4", *footage(4))
-    monkeypatch.setattr(real_counts.adapter, "tokenizer", lambda text, **_: {"input_ids": [0] * (14 if "system" in text else 20)})
+
+    def tokenizer(text, **_):
+        n = 14 if "system" in text else 20
+        return {"input_ids": [0] * n, "offset_mapping": [(0, 0)] * n}
+
+    monkeypatch.setattr(real_counts.adapter, "tokenizer", tokenizer)
     prompt, _ = real_counts.inputs(real_counts.read(tmp_path / "clip.mp4"), QUESTION)
     layout = prompt.layout
     assert prompt.embeds.shape[1] == len(layout) == 2206
     assert layout.runs() == [["text", -1, 14], *[["video", i, 169] for i in range(4)], ["audio", -1, 1496], ["text", -1, 20]]
-    assert np.flatnonzero(layout.padding).tolist() == list(range(690 + 800, 2186))
+    assert np.flatnonzero(layout.audio_padding).tolist() == list(range(690 + 800, 2186))
     assert np.flatnonzero(layout.rule_keep).tolist() == list(range(14, 700))
     vanilla = cost.paper_flops([2206] * 28, QWEN2_7B)
     relative = {p: 100 * cost.paper_flops(lengths(FastAV(p=p), layout, 28), QWEN2_7B) / vanilla for p in (0, 10, 20, 30)}

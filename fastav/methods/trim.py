@@ -32,16 +32,16 @@ class Trim(Method):
         return Trim(self.inner.fit(n_layers))
 
     def enters(self, layout: TokenLayout) -> np.ndarray:
-        return ~layout.padding
+        return ~layout.audio_padding
 
     def cuts(self, layout: TokenLayout, n_layers: int) -> dict[int, tuple[Cut, ...]]:
         """The inner method's cuts of a prompt that has been trimmed already.
 
         Raises UserError for one that has not: whoever makes the prompt must leave the padding out of it, as a Session does.
         """
-        if layout.padding.any():
+        if layout.audio_padding.any():
             raise UserError(
-                f"{self} needs a prompt without its {int(layout.padding.sum())} padding tokens: give the model "
+                f"{self} needs a prompt without its {int(layout.audio_padding.sum())} padding tokens: give the model "
                 "embeds[:, keep] and layout.subset(keep) with keep = method.enters(layout)"
             )
         return self.inner.cuts(layout, n_layers)

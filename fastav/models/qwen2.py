@@ -26,6 +26,14 @@ def read_tokenizer(folder: Path) -> Qwen2Tokenizer:
     return tokenizer
 
 
+def tokenized(tokenizer: Qwen2Tokenizer, text: str, part: str) -> tuple[list[int], slice]:
+    """The ids of `text`, and where those lie that hold a character of the first `part` in it."""
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    first = text.index(part)
+    inside = [i for i, (begin, end) in enumerate(found["offset_mapping"]) if begin < first + len(part) and end > first]
+    return found["input_ids"], slice(inside[0], inside[-1] + 1) if inside else slice(0, 0)
+
+
 def generate_kwargs(folder: Path, config: dict, tokenizer: Qwen2Tokenizer, pad: str = "<|endoftext|>") -> dict:
     """Stop ids (<|im_end|> and the checkpoint's own), padding id, and a repetition penalty where generation_config.json has one.
 

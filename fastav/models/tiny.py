@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from fastav.assets import ASSETS
@@ -22,11 +23,15 @@ _SAMPLER = uniform(8)
 
 @dataclass(frozen=True)
 class _Features:
-    """video [128, D] or None, audio [200, D] or None, n_sounding: audio tokens before the zero padding begins."""
+    """video [128, D] or None, audio [200, D] or None; n_sounding: audio tokens before the zero padding begins; step_sec [8] and
+    audio_sec [200]: see TokenLayout.timed.
+    """
 
     video: torch.Tensor | None
     audio: torch.Tensor | None
     n_sounding: int
+    step_sec: np.ndarray
+    audio_sec: np.ndarray
 
 
 class Tiny(Adapter):
@@ -59,7 +64,7 @@ class Tiny(Adapter):
         self.read_options = {"sampler": _SAMPLER, "size": (112, 112)}
 
     def encode(self, clip: Clip) -> _Features:
-        from fastav.tiny.model import pick_sound
+        from fastav.tiny.model import heard_sec, pick_sound
 
         clip, video, audio, n_sounding = clip.sampled(_SAMPLER), None, None, 0
         if clip.has_video:
@@ -68,7 +73,7 @@ class Tiny(Adapter):
             sound, n_samples = pick_sound(clip.audio)
             audio = self.tiny.encode_audio(torch.from_numpy(sound))
             n_sounding = self.tiny.n_sounding(n_samples)
-        return _Features(video, audio, n_sounding)
+        return _Features(video, audio, n_sounding, clip.frame_times_sec, heard_sec(len(clip.audio)))
 
     def prepare(self, features: _Features, clip: Clip, question: str) -> Inputs:
         prefix, suffix = self.tiny.embed_prompt(question)
@@ -79,7 +84,9 @@ class Tiny(Adapter):
         if features.audio is not None:
             parts.append(features.audio)
             segments.append(("audio", len(features.audio), features.n_sounding))
-        layout = TokenLayout.of(*segments, ("text", len(suffix))).with_facts(model=self.name)
+        layout = TokenLayout.of(*segments, ("question", len(suffix) - 1), ("text", 1))
+        layout = layout.with_facts(model=self.name, grids=((4, 4),) * 8 * (features.video is not None))
+        layout = layout.timed(features.step_sec, features.audio_sec)
         layout = self.plan.apply(layout) if self.plan else layout
         return Inputs(
             torch.cat([*parts, suffix])[None],

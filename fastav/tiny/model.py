@@ -50,6 +50,15 @@ def pick_sound(audio: np.ndarray) -> tuple[np.ndarray, int]:
     return np.pad(audio, (0, N_SAMPLES - len(audio))).astype(np.float32), len(audio)
 
 
+def heard_sec(n_samples: int) -> np.ndarray:
+    """float64 [200]: the second of a track of `n_samples` at the middle of what each audio token hears."""
+    middles = (np.arange(N_TIMES) + 0.5) * N_SAMPLES / N_TIMES
+    if n_samples >= N_SAMPLES:
+        piece = middles // PIECE
+        middles += (n_samples - PIECE) * piece // (N_PIECES - 1) - piece * PIECE
+    return np.repeat(middles / RATE, N_BANDS)
+
+
 def mel_filters(n_mels: int = 64, n_fft: int = 512, low: float = 30.0, high: float = 8000.0) -> torch.Tensor:
     """float32 [n_fft // 2 + 1, n_mels]: triangles on the mel scale 2595 log10(1 + f / 700)."""
     mel = lambda f: 2595 * np.log10(1 + f / 700)  # noqa: E731

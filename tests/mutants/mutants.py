@@ -74,8 +74,8 @@ MUTANTS = {
         ("an optional number stays text", "if k is not NoneType), kind)", "if k is NoneType), kind)"),
     ],
     ("fastav/methods/trim.py", "tests/test_methods.py"): [
-        ("trim keeps the padding and drops the rest", "return ~layout.padding", "return layout.padding"),
-        ("an untrimmed prompt passes unnoticed", "if layout.padding.any():", "if layout.padding.all():"),
+        ("trim keeps the padding and drops the rest", "return ~layout.audio_padding", "return layout.audio_padding"),
+        ("an untrimmed prompt passes unnoticed", "if layout.audio_padding.any():", "if layout.audio_padding.all():"),
     ],
     ("fastav/models/videollama2/beats.py", "tests/test_videollama2.py"): [
         ("the position gate is off by one", "a * (b * self.grep_a - 1) + 2", "a * (b * self.grep_a - 1) + 1"),
@@ -214,7 +214,7 @@ MUTANTS = {
         ("an untried version passes", "if specifier.contains(version, prereleases=True):", "if version:"),
     ],
     ("fastav/layout.py", "tests/test_layout.py"): [
-        ("first-audio rule keeps one too many", "(layout.chunk < n)", "(layout.chunk <= n)"),
+        ("first-audio rule keeps one too many", "(layout.audio_index < n)", "(layout.audio_index <= n)"),
         ("first-positions rule keeps one too many", "(np.arange(len(layout)) < n)", "(np.arange(len(layout)) <= n)"),
     ],
     ("fastav/cost.py", "tests/test_cost.py"): [
@@ -347,7 +347,11 @@ MUTANTS = {
         ("a busy port is found when gradio starts", "error.errno == errno.EADDRINUSE", "error.errno == errno.EACCES"),
     ],
     ("fastav/page/command.py", "tests/test_app.py"): [
-        ("weights are not looked for", 'if hasattr(models.home(name), "HUB_ID"):', 'if hasattr(models.home(name), "HUB"):'),
+        (
+            "weights are not looked for",
+            "if models.adapter_class(name).published:",
+            "if not models.adapter_class(name).published:",
+        ),
     ],
     ("eval/speed.py", "tests/test_speed.py"): [
         ("half a document stays on a full disk", "path.unlink()", "pass"),

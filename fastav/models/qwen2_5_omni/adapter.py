@@ -27,10 +27,10 @@ from fastav.models.adapter import Adapter, Inputs
 from fastav.models.device import resolve
 from fastav.models.qwen2 import generate_kwargs, read_tokenizer
 from fastav.models.qwen2_5_omni.inputs import (
-    FPS,
-    MAX_FRAMES,
+    FRAMES_PER_STEP,
     SECONDS_PER_STEP,
     audio_tokens,
+    left_out,
     patches,
     resize,
     sample_frames,
@@ -39,6 +39,7 @@ from fastav.models.qwen2_5_omni.inputs import (
 from fastav.models.qwen2_5_omni.published import PUBLISHED, SYSTEM, original, rename, thinker_config
 from fastav.models.weights import Weights, describes, empty, load, locate, read_json
 
+_AFTER = "<|im_end|>\n<|im_start|>assistant\n"  # the question
 _BRACKETS = {  # (video, audio): what stands before and after the media tokens
     (True, True): ("<|vision_bos|><|audio_bos|>", "<|audio_eos|><|vision_eos|>"),
     (True, False): ("<|vision_bos|>", "<|vision_eos|>"),
@@ -48,12 +49,15 @@ _BRACKETS = {  # (video, audio): what stands before and after the media tokens
 
 @dataclass(frozen=True)
 class _Features:
-    """video [V, D], its grid [1, 3] (T, height and width in patches), audio [A, D] of n_mel spectrogram frames; None: absent."""
+    """video [V, D], its grid [1, 3] (T, height and width in patches), audio [A, D] of n_mel spectrogram frames; None: absent.
+    step_sec [T]: see TokenLayout.timed.
+    """
 
     video: torch.Tensor | None
     grid: torch.Tensor | None
     audio: torch.Tensor | None
     n_mel: int
+    step_sec: np.ndarray
 
 
 class Qwen25OmniAdapter(Adapter):
@@ -109,7 +113,9 @@ class Qwen25OmniAdapter(Adapter):
                 mel = mel.to(self.device, self.model.dtype)
                 found = self.model.get_audio_features(mel, feature_attention_mask=mask.to(self.device))
                 audio = found.last_hidden_state.to(self.device)
-        return _Features(video, grid, audio, n_mel)
+        starts = range(0, len(clip.frames), FRAMES_PER_STEP)
+        step_sec = np.array([clip.frame_times_sec[i : i + FRAMES_PER_STEP].mean() for i in starts])
+        return _Features(video, grid, audio, n_mel, step_sec)
 
     def prepare(self, features: _Features, clip: Clip, question: str) -> Inputs:
         """generate_kwargs carry position_ids [3, 1, N] (time, height, width): generate itself counts on from them."""
@@ -128,17 +134,13 @@ class Qwen25OmniAdapter(Adapter):
             if values is not None:
                 embeds[ids == token_id] = values.to(embeds)
         layout = layout_of({"input_ids": ids, "video_grid_thw": features.grid}, self.config)
+        n_audio = 0 if features.audio is None else len(features.audio)
+        layout = layout.timed(features.step_sec, (np.arange(n_audio) + 0.5) / self.config.position_id_per_seconds)
+        n_asked, n_after = len(self._question_ids(question)), len(self.tokenizer.encode(_AFTER))
+        question_ends = len(layout) - n_after
+        layout.question[question_ends - n_asked : question_ends] = True
         layout = layout.with_facts(model=self.name)
-        return Inputs(embeds, layout, {**self._stop, "position_ids": positions}, self._notes(clip))
-
-    def _notes(self, clip: Clip) -> tuple[str, ...]:
-        """What was left out of the clip."""
-        notes = []
-        if len(clip.frames) < clip.n_source_frames and clip.n_source_frames / clip.fps * FPS > MAX_FRAMES:
-            notes.append(f"the video is longer than {MAX_FRAMES / FPS:g} s: {MAX_FRAMES} frames, evenly over it, are taken")
-        if len(clip.audio) > self.sounds.n_samples:
-            notes.append(f"sound after {self.sounds.n_samples / AUDIO_RATE:g} s is left out")
-        return tuple(notes)
+        return Inputs(embeds, layout, {**self._stop, "position_ids": positions}, left_out(clip, self.sounds.n_samples))
 
     def input_ids(self, features: _Features, question: str) -> list[int]:
         """The prompt's N token ids, with a placeholder per media token.
@@ -154,9 +156,12 @@ class Qwen25OmniAdapter(Adapter):
             *encode(f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{before}"),
             *self._placeholders(features),
             *encode(after),
-            *encode(question, split_special_tokens=True),
-            *encode("<|im_end|>\n<|im_start|>assistant\n"),
+            *self._question_ids(question),
+            *encode(_AFTER),
         ]
+
+    def _question_ids(self, question: str) -> list[int]:
+        return self.tokenizer.encode(question, split_special_tokens=True)
 
     def _placeholders(self, features: _Features) -> list[int]:
         """Video and audio ids, sorted by their chunk of 2 s; within a chunk all video comes first."""

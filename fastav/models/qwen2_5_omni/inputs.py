@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from fastav.clip.clip import AUDIO_RATE
+from fastav.clip.clip import AUDIO_RATE, Clip
 from fastav.errors import UserError
 
 # The publisher's limits. 768 frames are 384 s at 2 per second, beyond which a step stands for more than its second; the total
@@ -43,6 +43,16 @@ def frame_size(height: int, width: int, n_frames: int, factor: int = 28) -> tupl
         return smart_resize(height, width, factor, MIN_PIXELS, limit)
     except ValueError as error:
         raise UserError(f"a picture of {width} x {height} is too narrow for this model ({error})") from error
+
+
+def left_out(clip: Clip, n_samples: int) -> tuple[str, ...]:
+    """What a reader of the answer should know of the clip that the model is not given; n_samples: of sound at most."""
+    notes = []
+    if min(clip.n_source_frames, clip.n_source_frames / max(clip.fps, 1e-9) * FPS) > MAX_FRAMES:
+        notes.append(f"the video is longer than {MAX_FRAMES / FPS:g} s: {MAX_FRAMES} frames, evenly over it, are taken")
+    if len(clip.audio) > n_samples:
+        notes.append(f"sound after {n_samples / AUDIO_RATE:g} s is left out")
+    return tuple(notes)
 
 
 def audio_tokens(n_mel: int) -> int:

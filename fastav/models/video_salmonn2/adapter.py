@@ -20,7 +20,7 @@ from fastav.clip.clip import Clip
 from fastav.errors import UserError
 from fastav.models.adapter import Adapter, Inputs
 from fastav.models.device import resolve
-from fastav.models.qwen2 import generate_kwargs, read_tokenizer
+from fastav.models.qwen2 import generate_kwargs, read_tokenizer, tokenized
 from fastav.models.siglip import pixel_values, resize
 from fastav.models.video_salmonn2.inputs import Settings, log_mels, prompt_ids, time_texts
 from fastav.models.video_salmonn2.module import TOWER, VideoSALMONN2, original, rename
@@ -35,13 +35,15 @@ N_AT_ONCE = 8  # frames, or pieces of sound, that go through an encoder together
 @dataclass(frozen=True)
 class Features:
     """visual [F, V, D] and audio [A, D], with F or A = 0 for what the clip lacks; n_sounding: audio tokens before the zero
-    padding begins; real_time_sec: of the video.
+    padding begins; real_time_sec: of the video; step_sec and audio_sec: see TokenLayout.timed.
     """
 
     visual: torch.Tensor
     audio: torch.Tensor
     n_sounding: int
     real_time_sec: float
+    step_sec: np.ndarray
+    audio_sec: np.ndarray
 
 
 class VideoSALMONN2Adapter(Adapter):
@@ -96,6 +98,8 @@ class VideoSALMONN2Adapter(Adapter):
         options = {"device": self.device, "dtype": dtype, "device_map": device_map}
         self.ignored = load(self.module, weights, renamed, original=original, **options)
         self.model = self.module.llm
+        sizes = self.module.vision.tower.config
+        self._side = sizes.image_size // sizes.patch_size // 2  # rows of visual tokens; each ends in a newline token
         self._extractor = WhisperFeatureExtractor(feature_size=self.module.speech.encoder.num_mel_bins)
 
     @property
@@ -113,14 +117,21 @@ class VideoSALMONN2Adapter(Adapter):
             audio, n_sounding = self._hear(clip, real_time_sec)
         elif self.settings.add_time_token:
             visual = torch.cat([visual, self._times(len(visual), real_time_sec)], 1)
-        return Features(visual, audio, n_sounding, real_time_sec)
+        n_samples = round(clip.audio_rate * real_time_sec)
+        audio_sec = self.settings.heard_sec(min(len(clip.audio), n_samples))
+        return Features(visual, audio, n_sounding, real_time_sec, clip.frame_times_sec, audio_sec)
 
     def prepare(self, features: Features, clip: Clip, question: str) -> Inputs:
         """Raises UserError for a prompt that is longer than the model reads."""
         before, after = prompt_ids(self.tokenize, question)
         groups, tail = align(len(features.audio), len(features.visual), features.real_time_sec)
         layout = interleaved_layout(len(before), features.visual.shape[1], groups, tail, features.n_sounding, len(after))
-        layout = layout.with_facts(model=self.name)
+        side = self._side
+        layout = layout.with_facts(model=self.name, grids=((side, side + 1),) * len(features.visual))
+        layout = layout.timed(features.step_sec, features.audio_sec[torch.cat([groups.flatten(), tail])])
+        first = len(layout) - len(after) + len(self.tokenize("\n"))
+        asked = tokenized(self.tokenizer, "\n" + question.strip(), question.strip())[1]
+        layout.question[first + asked.start : first + asked.stop] = True
         if len(layout) > self.settings.max_tokens:
             # The original cuts the end off, which is the question: no answer could be right.
             raise UserError(

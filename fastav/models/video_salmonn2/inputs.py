@@ -114,10 +114,18 @@ class Settings:
 
     def n_audio(self, n_samples: int, rate: int = 16_000) -> tuple[int, int]:
         """(A, how many of them begin before the zero padding does) for that much sound. A piece gives its full count always."""
+        begins = self._begins(n_samples, rate)
+        return len(begins), int((begins < n_samples).sum())
+
+    def heard_sec(self, n_samples: int, rate: int = 16_000) -> np.ndarray:
+        """float64 [A]: the middle of what each audio token hears."""
+        return self._begins(n_samples, rate) / rate + self.window * PIECE_SEC / N_POSITIONS / 2
+
+    def _begins(self, n_samples: int, rate: int) -> np.ndarray:
+        """int64 [A]: the sample at which each window begins."""
         piece = PIECE_SEC * rate
         begins = np.arange(0, N_POSITIONS - self.window + 1, self.stride) * (piece // N_POSITIONS)
-        begins = (np.arange(0, n_samples, piece)[:, None] + begins).ravel()
-        return len(begins), int((begins < n_samples).sum())
+        return (np.arange(0, n_samples, piece)[:, None] + begins).ravel()
 
 
 def log_mels(sound: np.ndarray, extractor: WhisperFeatureExtractor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import interpolate
 
-from fastav.layout import TokenLayout, first_frames
+from fastav.layout import TokenLayout, first_steps
 
 RULE_N_FRAMES = 4  # frames that the paper's global rule keeps (arXiv:2601.13143)
 
@@ -47,4 +47,4 @@ def interleaved_layout(
         segments += [("video", n_visual, 1), ("audio", groups.shape[1], heard)]
     heard = int((tail < n_sounding).sum())
     layout = TokenLayout.of(*segments, ("audio", len(tail), heard), ("text", n_after))
-    return layout.with_facts(rule_keep=first_frames(layout, RULE_N_FRAMES))
+    return layout.with_facts(rule_keep=first_steps(layout, RULE_N_FRAMES))

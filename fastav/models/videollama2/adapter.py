@@ -5,6 +5,8 @@ Letters: N prompt tokens, D width of the decoder, F frames, S samples, T log-mel
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,9 +17,9 @@ from fastav.clip.clip import Clip
 from fastav.layout import TokenLayout, first_audio
 from fastav.models.adapter import Adapter, Inputs
 from fastav.models.device import resolve
-from fastav.models.qwen2 import generate_kwargs, read_tokenizer
+from fastav.models.qwen2 import generate_kwargs, read_tokenizer, tokenized
 from fastav.models.siglip import pixel_values, resize
-from fastav.models.videollama2.inputs import Middles, left_out, log_mel, n_sounding, prompt, sound
+from fastav.models.videollama2.inputs import Middles, heard_sec, left_out, log_mel, n_sounding, prompt, sound
 from fastav.models.videollama2.module import VideoLLaMA2, beats_config, frames_per_clip, original, rename, table_layers
 from fastav.models.videollama2.published import PUBLISHED
 from fastav.models.weights import Weights, describes, empty, load, locate, read_json
@@ -29,13 +31,15 @@ CHANNELS = "first-without-video"  # a video's sound is mixed, of a sound file th
 @dataclass(frozen=True)
 class Features:
     """video [time steps, tokens of a step, D] or None, audio [n, D] or None, n_sounding: audio tokens before the zero
-    padding begins; notes: of what was left out.
+    padding begins; notes: of what was left out; step_sec and audio_sec: see TokenLayout.timed.
     """
 
     video: torch.Tensor | None
     audio: torch.Tensor | None
     n_sounding: int = 0
     notes: tuple[str, ...] = ()
+    step_sec: Sequence[float] = ()
+    audio_sec: Sequence[float] = ()
 
 
 class VideoLLaMA2Adapter(Adapter):
@@ -83,28 +87,35 @@ class VideoLLaMA2Adapter(Adapter):
             samples, n_samples = sound(clip)
             audio = self.module.encode_audio(log_mel(samples).to(self.device)).to(self.device)
             n_heard = n_sounding(n_samples, self.audio_sizes)
-        return Features(video, audio, n_heard, left_out(clip))
+        step_sec = clip.frame_times_sec[: len(clip.frames) // 2 * 2].reshape(-1, 2).mean(1)
+        audio_sec = heard_sec(len(clip.audio), clip.has_video, self.audio_sizes)
+        return Features(video, audio, n_heard, left_out(clip), step_sec, audio_sec)
 
     def prepare(self, features: Features, clip: Clip, question: str) -> Inputs:
-        parts, segments = [], []
+        parts, segments, grids = [], [], ()
         if features.video is not None:
             n_steps, n_tokens, _ = features.video.shape
             parts.append(features.video.flatten(0, 1))
             segments.append(("video", n_steps * n_tokens, n_steps))
+            grids = ((math.isqrt(n_tokens),) * 2,) * n_steps
         if features.audio is not None:
             parts.append(features.audio)
             segments.append(("audio", len(features.audio), features.n_sounding))
         placeholder = "<audio>" if features.video is None else "<video>"
-        prefix, suffix = (self._embed(text) for text in prompt(question, placeholder).split(placeholder))
-        layout = TokenLayout.of(("text", len(prefix)), *segments, ("text", len(suffix)))
-        layout = layout.with_facts(rule_keep=first_audio(layout, RULE_N_AUDIO), model=self.name)
-        return Inputs(torch.cat([prefix, *parts, suffix])[None], layout, self.generate_kwargs, features.notes)
+        before, after = prompt(question, placeholder).split(placeholder)
+        prefix = self._embed(self.tokenizer(before, add_special_tokens=False)["input_ids"])
+        ids, asked = tokenized(self.tokenizer, after, question)
+        ending = ("text", asked.start), ("question", asked.stop - asked.start), ("text", len(ids) - asked.stop)
+        layout = TokenLayout.of(("text", len(prefix)), *segments, *ending)
+        layout = layout.with_facts(rule_keep=first_audio(layout, RULE_N_AUDIO), model=self.name, grids=grids)
+        layout = layout.timed(features.step_sec, features.audio_sec)
+        return Inputs(torch.cat([prefix, *parts, self._embed(ids)])[None], layout, self.generate_kwargs, features.notes)
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
-    def _embed(self, text: str) -> torch.Tensor:
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+    def _embed(self, ids: list[int]) -> torch.Tensor:
+        """[n, D]"""
         return self.model.get_input_embeddings()(torch.tensor(ids, device=self.device)).to(self.device)
 
     def _resize(self, frame: np.ndarray, n_frames: int = 1) -> np.ndarray:

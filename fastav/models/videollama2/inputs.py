@@ -77,6 +77,18 @@ def n_sounding(n_samples: int, sizes: BeatsConfig) -> int:
     return min(math.ceil(n_frames / sizes.input_patch_size) * sizes.n_bands, sizes.n_tokens(N_MEL_FRAMES))
 
 
+def heard_sec(n_samples: int, has_video: bool, sizes: BeatsConfig) -> np.ndarray:
+    """float64: the second of a track of `n_samples` at the middle of what each audio token hears; NaN for padding."""
+    patch = np.arange(sizes.n_tokens(N_MEL_FRAMES)) // sizes.n_bands
+    middle = ((patch + 0.5) * sizes.input_patch_size - 0.5) * HOP + FRAME / 2  # of what `sound` gives
+    found, begin = np.full(len(middle), np.nan), 0
+    for first, last in sound_pieces(n_samples) if has_video else [(0, min(n_samples, N_SAMPLES))]:
+        inside = (middle >= begin) & (middle < begin + last - first)
+        found[inside] = (first + middle[inside] - begin) / RATE
+        begin += last - first
+    return found
+
+
 def prompt(question: str, placeholder: str = "<video>") -> str:
     """The whole prompt; the features of all streams go where the one placeholder is.
 
