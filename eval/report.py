@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from eval.experiment import named
+from fastav.table import table
 
 _LISTED, _LONGEST = 10, 160  # errors and unknown answers printed, and characters of each; the JSON document has them all
 
@@ -180,17 +181,6 @@ def _listing(what: str, labels: dict[str, str], entries: Sequence[tuple[str, str
     lines = [f"  {_cut(text)} ({', '.join(dict.fromkeys(who))})" for text, who in by_text.items()]
     more = [f"  ... and {len(lines) - _LISTED} more, see summary.json"] if len(lines) > _LISTED else []
     return "\n".join([f"{len(entries)} {what}:", *lines[:_LISTED], *more])
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as text, the first column to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
 
 
 def _cut(text: str) -> str:

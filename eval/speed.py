@@ -20,124 +20,26 @@ try:  # torch and transformers take seconds: Ctrl-C then ends as it does later
     import argparse
     import json
     import os
-    import platform
-    import statistics
-    import warnings
-    from importlib.metadata import version
+    from collections.abc import Iterator
 
-    import numpy as np
     import torch
     from tqdm import tqdm
 
-    from eval.decoder import MODELS, SIZES, Case, build, cases
-    from fastav import cost
-    from fastav.decoder import decoder_layers
+    from eval.decoder import MODELS, SIZES, build, cases
+    from eval.timing import GOALS, N_NEW_TOKENS, goal, measure
+    from fastav import machine
     from fastav.errors import UserError, out_of_memory
     from fastav.models.device import resolve
-    from fastav.run import generate
+    from fastav.table import table
 except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
     sys.exit(130)
 
-N_NEW_TOKENS = 32
-GOAL_P = 20
-CPU_SLACK, GPU_GOAL = 0.03, 0.59  # on a CPU, prefill time may exceed the FLOPs ratio by this; on a GPU it is at most this
-GOALS = {"cpu": [("videollama2.1-av", "scaled")], "cuda": [("videollama2.1-av", "real")]}  # where there is one
-
-
-def host_syncs(model, case: Case, device: torch.device) -> int | None:
-    """How often the host waited for the GPU between entering layer 0 and entering the last layer of a prefill; None on a CPU."""
-    if device.type != "cuda":
-        return None
-    first, last = (decoder_layers(model)[i] for i in (0, -1))
-    # Registered after the engine's own hooks: what it sends to the device before layer 0 is not counted.
-    handles = [
-        first.register_forward_pre_hook(lambda *args: torch.cuda.set_sync_debug_mode("warn")),
-        last.register_forward_pre_hook(lambda *args: torch.cuda.set_sync_debug_mode("default")),
-    ]
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            generate(model, case.request, 1)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-        for handle in handles:
-            handle.remove()
-    return sum("synchronizing CUDA operation" in str(warning.message) for warning in caught)
-
-
-def measure(model, todo: list[Case], repeats: int, progress) -> list[dict]:
-    """One record per case; who begins a repeat takes turns, so that none profits from the others' warm caches."""
-    runs: dict[str, list] = {case.label: [] for case in todo}
-    for case in todo:
-        generate(model, case.request, N_NEW_TOKENS)
-        progress.update()
-    for repeat in range(repeats):
-        first = repeat % len(todo)
-        for case in [*todo[first:], *todo[:first]]:
-            runs[case.label].append(generate(model, case.request, N_NEW_TOKENS))
-            progress.update()
-    records = []
-    for case in todo:
-        peak = cost.peak_memory(lambda case=case: generate(model, case.request, 1), model.device)[0]
-        records.append(_record(model, case, todo[0], runs, peak, host_syncs(model, case, model.device)))
-        progress.update()
-    return records
-
-
-def _record(model, case: Case, vanilla: Case, runs: dict, peak_bytes: int, n_host_syncs: int | None) -> dict:
-    """Field names carry units; every time is [lower quartile, median, upper quartile].
-
-    prefill_relative is each repeat's prefill over vanilla's of the same repeat, so that a machine that slows down counts little.
-    """
-    prefill, base = ([run.seconds[0] for run in runs[label]] for label in (case.label, vanilla.label))
-    gaps = [statistics.mean(run.seconds[1:]) for run in runs[case.label]]
-    formulas = {"flops_relative": cost.gqa_flops, "flops_paper_relative": cost.paper_flops}
-    return {
-        "method": case.label,
-        "lengths": case.lengths,
-        **{name: count(case.lengths, model.config) / count(vanilla.lengths, model.config) for name, count in formulas.items()},
-        "prefill_sec": _quartiles(prefill),
-        "prefill_relative": _quartiles([own / other for own, other in zip(prefill, base, strict=True)]),
-        "per_token_sec": _quartiles(gaps),
-        "peak_bytes": peak_bytes,
-        "kv_bytes": runs[case.label][0].kv_bytes,
-        "host_syncs_between_layers": n_host_syncs,
-    }
-
-
-def _quartiles(values: list[float]) -> list[float]:
-    return np.percentile(values, (25, 50, 75)).tolist()
-
-
-def goal(records: list[dict], device: torch.device) -> dict | None:
-    """What FastAV at P = 20 is held to on this kind of machine; None when it was not measured."""
-    record = next((r for r in records if r["method"] == f"fastav:p={GOAL_P}"), None)
-    if record is None:
-        return None
-    limit = GPU_GOAL if device.type == "cuda" else record["flops_relative"] + CPU_SLACK
-    found = record["prefill_relative"][1]
-    return {"method": record["method"], "limit": limit, "found": found, "met": found <= limit}
-
 
 def conditions(model, args: argparse.Namespace) -> dict:
-    """Everything a figure needs beside it. load_average: processes that wanted a core in the minute before, ours included."""
-    device = model.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
-    if device.type == "cuda":
-        capability = {"compute_capability": ".".join(map(str, torch.cuda.get_device_capability(device)))}
-    else:
-        capability = {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
-    load = {"load_average": round(os.getloadavg()[0], 2)} if hasattr(os, "getloadavg") else {}
+    """Everything a figure needs beside it."""
     return {
-        "machine": name,
-        **capability,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        **load,
-        "torch": version("torch"),
-        "transformers": version("transformers"),
-        "python": platform.python_version(),
+        **machine.conditions(model.device),
         "attention": model.config._attn_implementation,
         "dtype": str(model.dtype).removeprefix("torch."),
         "repeats": args.repeats,
@@ -146,13 +48,19 @@ def conditions(model, args: argparse.Namespace) -> dict:
     }
 
 
-def table(document: dict) -> str:
+def flat(conditions: dict) -> Iterator[tuple[str, object]]:
+    """The conditions that a person reads, versions among them."""
+    for name, value in conditions.items():
+        yield from value.items() if isinstance(value, dict) else [(name, value)]
+
+
+def report(document: dict) -> str:
     """What a person reads."""
     tokens = document["tokens"]
     counts = f"{tokens['text']} text + {tokens['video']} video + {tokens['audio']} audio tokens"
     lines = [
         f"{document['model']}, decoder of {document['size']} size: {counts} = {sum(tokens.values())}",
-        ", ".join(f"{name} {value}" for name, value in document["conditions"].items()),
+        ", ".join(f"{name} {value}" for name, value in flat(document["conditions"])),
         "",
     ]
     titles = ["method", "FLOPs", "prefill", "of vanilla", "IQR", "per token", "peak", "KV cache", "host syncs"]
@@ -173,9 +81,11 @@ def table(document: dict) -> str:
                 "-" if syncs is None else str(syncs),
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines += ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
-    lines += ["", "prefill, per token: medians; peak: above weights, in a prefill; FLOPs: GQA-aware closed form, vanilla = 1"]
+    lines += [
+        table(rows),
+        "",
+        "prefill, per token: medians; peak: above weights, in a prefill; FLOPs: GQA-aware closed form, vanilla = 1",
+    ]
     if document["goal"]:
         g = document["goal"]
         verdict = "met" if g["met"] else "MISSED"
@@ -266,7 +176,7 @@ def run(args: argparse.Namespace) -> None:
     }
     text = json.dumps(document)
     try:
-        show(f"{table(document)}\n{text}")
+        show(f"{report(document)}\n{text}")
     finally:  # figures that could not be shown may still be written
         if args.output:
             write(args.output, text + "\n")

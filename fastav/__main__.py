@@ -111,18 +111,20 @@ def calibrate(options) -> int:
         raise UserError("--question goes with --clips; the clips that a model brings have questions of their own")
     check_output(options.output)
 
-    from fastav import models, rollout
+    from fastav import calibrate as calibration
+    from fastav import models
 
     if options.clips is None:
         files = None
         models.adapter_class(options.model).calibration_clips(options.n_clips)  # raises where the model brings none
     else:
-        files = rollout.video_files(options.clips, options.n_clips)
+        files = calibration.video_files(options.clips, options.n_clips)
     session = _load(options)
-    plan = session.calibrate(
+    plan = calibration.calibrate(
+        session,
         options.n_clips,
         files,
-        question=options.question or rollout.QUESTION,
+        question=options.question or calibration.QUESTION,
         keep=options.keep,
         alpha=options.alpha,
         statistic=options.statistic,

@@ -1,24 +1,19 @@
-"""Provenance: which FastAV, checkpoint, plan, libraries and machine produced a record. Reads files and asks git; torch is
-imported only once there is a model.
-"""
+"""Provenance: which FastAV, checkpoint, plan, libraries and machine produced a record. Reads files and asks git."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import os
-import platform
 import re
 import subprocess
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from fastav import __version__
+from fastav import __version__, machine
 from fastav.errors import UserError
 
 _ROOT = Path(__file__).resolve().parents[1]
-_LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy", "av", "pillow")
 _CHECKPOINT_SUFFIXES = ("safetensors", "bin", "json", "txt", "model", "jinja")
 _HASHED_WHOLE_BYTES = 100_000_000
 
@@ -29,10 +24,10 @@ def of(adapter) -> dict:
         "fastav": fastav(),
         "weights_sha256": weights_sha256(adapter.folder),
         "checkpoint_commit": hub_commit(adapter.folder),
-        "device": _device_name(adapter.device),
+        "device": machine.name(adapter.device),
         "dtype": str(adapter.model.dtype).removeprefix("torch."),
         "attn": adapter.model.config._attn_implementation,
-        "versions": _versions(adapter.device),
+        "versions": machine.versions(adapter.device),
     }
 
 
@@ -114,32 +109,3 @@ def _commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _device_name(device) -> str:
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-
-
-def _versions(device) -> dict[str, str]:
-    """Name -> version of Python and the libraries, on a GPU of CUDA and the driver, too."""
-    import torch
-
-    found = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "none"
-    if device.type == "cuda":
-        found["cuda"] = torch.version.cuda or torch.version.hip or "unknown"
-        try:
-            text = Path("/proc/driver/nvidia/version").read_text()
-        except OSError:
-            text = ""
-        named = re.search(r"Module.*?\s(\d+\.[\d.]+)\s", text)
-        found["driver"] = named[1] if named else "unknown"
-    return found

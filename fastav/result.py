@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+from fastav.table import table
+
 
 @dataclass(frozen=True)
 class Result:
@@ -107,9 +109,7 @@ class Comparison:
 
     def table(self) -> str:
         """The rows as plain text, columns aligned."""
-        rows = [("", "vanilla", "pruned"), *self.rows()]
-        widths = [max(len(row[i]) for row in rows) for i in range(3)]
-        return "\n".join(f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows)
+        return table([("", "vanilla", "pruned"), *self.rows()])
 
 
 def _count(value: float) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -98,7 +99,31 @@ class _StopFlag(StoppingCriteria):
         return torch.full((len(input_ids),), self.event.is_set(), dtype=torch.bool, device=input_ids.device)
 
 
-class Streamer(BaseStreamer):
+def stream(model, request: Request, n_new_tokens: int, stop: threading.Event) -> Iterator[list[int] | Run]:
+    """The new ids so far each time they grow, then the Run. `stop`, or closing the iterator, ends it at the next token."""
+    streamer, outcome = _Streamer(), []
+
+    def work():
+        try:
+            outcome.append(generate(model, request, n_new_tokens, streamer=streamer, stop=stop))
+        except BaseException as error:  # raised again below, in the caller's thread
+            outcome.append(error)
+        finally:
+            streamer.end()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield from streamer
+    finally:
+        stop.set()  # after the last token this changes nothing; when the consumer left, it ends the run
+        thread.join()
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    yield outcome[0]
+
+
+class _Streamer(BaseStreamer):
     """Hands the growing list of new ids from the generating thread to the consumer."""
 
     def __init__(self):

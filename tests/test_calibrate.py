@@ -17,6 +17,7 @@ from test_qwen2_5_omni import folder as omni_checkpoint  # noqa: F401  (a fixtur
 import fastav
 from fastav import models, rollout
 from fastav.__main__ import main
+from fastav.calibrate import calibrate
 from fastav.clip.clip import clip_from_arrays
 from fastav.clip.read import read_clip
 from fastav.clip.write import write_clip
@@ -83,7 +84,7 @@ def test_the_curve_of_one_clip_is_the_slow_product_of_attention_maps(large):
     name, checkpoint = large
     session = Session(load_model(name, checkpoint, device="cpu"))
     clip = session.read(EXAMPLES / "dog_car.mp4")
-    plan = session.calibrate(1, [clip], question=QUESTION, keep=0.3, alpha=0.4)
+    plan = calibrate(session, 1, [clip], question=QUESTION, keep=0.3, alpha=0.4)
     want = slow_influence(session, clip, QUESTION, 0.4)
     assert sorted(want) == list(range(len(plan.curve)))
     assert np.allclose(plan.curve, [np.mean(want[offset]) for offset in range(len(want))], rtol=1e-4)
@@ -163,10 +164,10 @@ def test_a_clip_that_does_not_fit_into_memory_is_left_out(monkeypatch):
 
     monkeypatch.setattr(rollout, "rollout", full)
     small = read_clip(EXAMPLES / "dog_car.mp4", **session.adapter.read_options)
-    plan = session.calibrate(5, [large, small], progress=told.append)
+    plan = calibrate(session, 5, [large, small], progress=told.append)
     assert plan.n_clips == 1 and "left out: large: there is not enough memory for it" in told
     with pytest.raises(UserError, match="none of 1 clips can be used to calibrate; the first is large: there is not enough"):
-        session.calibrate(5, [large])
+        calibrate(session, 5, [large])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Lowest first. A module may import lower layers and its own package, nothing beside or above it.
 LAYERS = (
-    ("fastav.errors", "fastav.assets", "fastav.interrupt"),
+    ("fastav.errors", "fastav.assets", "fastav.interrupt", "fastav.machine", "fastav.table"),
     ("fastav.result", "fastav.layout", "fastav.versions", "fastav.provenance", "fastav.stats", "fastav.clip"),
     ("fastav.plan",),
     ("fastav.methods",),
@@ -25,8 +25,9 @@ LAYERS = (
     ("fastav.tiny",),
     ("fastav.models",),
     ("fastav.run",),
+    ("fastav.measure",),
     ("fastav.session",),
-    ("fastav.check",),
+    ("fastav.calibrate", "fastav.check"),
     ("fastav.page",),
     ("app", "eval", "fastav.__main__"),
 )

@@ -13,6 +13,7 @@ from test_session import StubAdapter, make_clip
 
 import fastav
 from eval import run
+from fastav.calibrate import calibrate
 from fastav.models.tiny import Tiny
 from fastav.session import Session, load
 
@@ -52,7 +53,7 @@ def test_a_record_names_fastav_libraries_and_python():
 def test_a_record_names_the_plan_by_its_bytes(tmp_path):
     path = tmp_path / "plan.json"
     session = Session(StubAdapter())
-    session.calibrate(1, keep=0.5, alpha=0.5, statistic="visible-column").write(path)
+    calibrate(session, 1, keep=0.5, alpha=0.5, statistic="visible-column").write(path)
     for method in (f"fastav:plan={path}", f"trim+fastav:plan={path},p=30"):
         assert record(session, method).get("plan_sha256") == hashlib.sha256(path.read_bytes()).hexdigest()
     assert record(session, "fastav")["plan_sha256"] is None

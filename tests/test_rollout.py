@@ -7,6 +7,7 @@ from conftest import random_qwen2
 from transformers import Cache
 
 from fastav import rollout
+from fastav.calibrate import plan_of, video_files
 from fastav.errors import UserError
 from fastav.layout import TokenLayout
 
@@ -85,7 +86,7 @@ def test_calibration_averages_per_offset_and_lets_the_asked_fraction_pass():
     """
     layouts = [TokenLayout.of(("text", n), ("video", 2), ("audio", 2), ("text", 2)) for n in (1, 3)]
     values = [np.array([9, 5, 3, 2, 1, 9, 9.0]), np.array([9, 9, 9, 3, 3, 2, 1, 9, 9.0])]
-    plan = rollout.calibrate(zip(layouts, values, strict=True), model="m", start=2, keep=0.5)
+    plan = plan_of(zip(layouts, values, strict=True), model="m", start=2, keep=0.5)
     assert plan.curve == (4, 3, 2, 1) and plan.threshold == 3 and plan.n_clips == 2
     kept = plan.apply(layouts[1]).rule_keep
     assert np.flatnonzero(kept).tolist() == [3, 4]
@@ -93,18 +94,18 @@ def test_calibration_averages_per_offset_and_lets_the_asked_fraction_pass():
     longer = TokenLayout.of(("text", 1), ("video", 3), ("audio", 3))
     assert plan.apply(longer).rule_keep.tolist() == [False, True, True] + [False] * 4
     with pytest.raises(UserError, match="keep must be a fraction"):
-        rollout.calibrate([], model="m", start=2, keep=0)
+        plan_of([], model="m", start=2, keep=0)
     with pytest.raises(UserError, match="unknown statistic 'sum'; allowed: visible-column"):
-        rollout.calibrate([], model="m", start=2, statistic="sum")
+        plan_of([], model="m", start=2, statistic="sum")
     with pytest.raises(UserError, match="at least one clip"):
-        rollout.calibrate([], model="m", start=2)
+        plan_of([], model="m", start=2)
 
 
 @pytest.mark.parametrize("alpha", [0, 5, float("nan"), -0.5, "0.5"])
 def test_alpha_is_a_weight(alpha):
     layout = TokenLayout.of(("text", 1), ("video", 1), ("audio", 1))
     try:
-        outcome = rollout.calibrate([(layout, np.ones(3))], model="m", start=2, alpha=alpha)
+        outcome = plan_of([(layout, np.ones(3))], model="m", start=2, alpha=alpha)
     except Exception as error:
         outcome = error
     assert isinstance(outcome, UserError) and "alpha must be a weight of attention above 0 and at most 1, got" in str(outcome)
@@ -113,7 +114,7 @@ def test_alpha_is_a_weight(alpha):
 def test_attention_that_is_not_finite_makes_no_plan():
     layout = TokenLayout.of(("text", 1), ("video", 1), ("audio", 1))
     with pytest.raises(UserError, match="not finite; give --dtype bfloat16 or float32"):
-        rollout.calibrate([(layout, np.array([1, np.nan, 1]))], model="m", start=2)
+        plan_of([(layout, np.array([1, np.nan, 1]))], model="m", start=2)
 
 
 def test_more_files_than_asked_for_are_drawn_by_a_fixed_seed(tmp_path):
@@ -123,11 +124,11 @@ def test_more_files_than_asked_for_are_drawn_by_a_fixed_seed(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     wanted = sorted(tmp_path / name for name in names[:13])
-    assert rollout.video_files(tmp_path, 13) == rollout.video_files(tmp_path, 100) == wanted
-    drawn, empty = rollout.video_files(tmp_path, 4), tmp_path / "empty"
+    assert video_files(tmp_path, 13) == video_files(tmp_path, 100) == wanted
+    drawn, empty = video_files(tmp_path, 4), tmp_path / "empty"
     empty.mkdir()
-    assert drawn != wanted and sorted(drawn) == wanted and drawn == rollout.video_files(str(tmp_path), 5)
+    assert drawn != wanted and sorted(drawn) == wanted and drawn == video_files(str(tmp_path), 5)
     with pytest.raises(UserError, match="holds no video file; looked for .3gp, .avi,"):
-        rollout.video_files(empty, 1)
+        video_files(empty, 1)
     with pytest.raises(UserError, match="100 is not a folder; .* -n"):
-        rollout.video_files("100", 1)
+        video_files("100", 1)

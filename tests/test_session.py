@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import holding, random_qwen2
 
+from fastav.calibrate import calibrate
 from fastav.clip.clip import clip_from_arrays
 from fastav.cost import gqa_flops
 from fastav.engine import PrunedCache
@@ -124,7 +125,7 @@ def test_an_error_while_generating_reaches_the_consumer(session):
 
 
 def test_two_timed_runs_never_overlap(session):
-    spans, real = [], session._generate
+    spans, real = [], session.model.generate
 
     def watched(*args, **kwargs):
         began = time.perf_counter()
@@ -133,7 +134,7 @@ def test_two_timed_runs_never_overlap(session):
         finally:
             spans.append((began, time.perf_counter()))
 
-    session._generate = watched
+    session.model.generate = watched
     threads = [threading.Thread(target=session.answer, args=(make_clip(), f"{i}?")) for i in range(4)]
     [t.start() for t in threads]
     [t.join() for t in threads]
@@ -199,7 +200,7 @@ def test_bad_questions_and_methods_are_named(session):
 
 
 def test_calibration_gives_a_plan_for_the_middle_layer(session):
-    plan = session.calibrate(2, keep=0.5, alpha=0.5, statistic="visible-column")
+    plan = calibrate(session, 2, keep=0.5, alpha=0.5, statistic="visible-column")
     assert plan.start == 3 and plan.n_clips == 2 and len(plan.curve) == 54
     assert sum(v >= plan.threshold for v in plan.curve) == 27
 

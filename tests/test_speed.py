@@ -18,8 +18,8 @@ import torch
 from fake_cuda import Card
 from transformers import Qwen2Config
 
-from eval import speed
-from fastav import cost
+from eval import speed, timing
+from fastav import cost, measure
 from fastav.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,14 +70,14 @@ def test_the_last_line_is_the_document_and_the_table_names_its_conditions(docume
     assert json.loads(last) == found
     text = "\n".join(lines)
     assert "34 text + 676 video + 1496 audio tokens = 2206" in text
-    for name in ("machine", "threads", "load_average", "torch", "transformers", "attention", "dtype", "repeats"):
-        assert f"{name} {found['conditions'][name]}" in text
+    for name in ("machine", "cores", "load_average", "torch", "transformers", "attention", "dtype", "repeats"):
+        assert f"{name} {dict(speed.flat(found['conditions']))[name]}" in text
     rows = [line.split() for line in lines if line.startswith(("vanilla ", "fastav", "trim"))]
     assert [row[0] for row in rows] == list(LENGTHS) and all(row[-1] == "-" for row in rows)
     assert rows[0][1] == "1.000"
     assert found["goal"] is None and "goal" not in text  # there is none for this size
     goal = {"method": "fastav:p=20", "limit": 0.575, "found": 0.571, "met": True}
-    assert speed.table({**found, "goal": goal}).endswith("at most 0.575 of vanilla: 0.571, met")
+    assert speed.report({**found, "goal": goal}).endswith("at most 0.575 of vanilla: 0.571, met")
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_times_are_compared_within_a_repeat(monkeypatch):
     config = Qwen2Config(**speed.SIZES["tiny"])
     a, b = (SimpleNamespace(label=label, lengths=[5] * 4) for label in ("vanilla", "x"))
     times = {"vanilla": [[t, 1.0] for t in (2.0, 4.0, 8.0)], "x": [[t, 1.0, 3.0] for t in (1.0, 3.0, 8.0)]}
-    runs = {label: [SimpleNamespace(seconds=seconds, kv_bytes=7) for seconds in own] for label, own in times.items()}
-    record = speed._record(SimpleNamespace(config=config), b, a, runs, 11, None)
+    vanilla, own = ([SimpleNamespace(seconds=seconds, kv_bytes=7) for seconds in times[label]] for label in ("vanilla", "x"))
+    record = timing._record(SimpleNamespace(config=config), b, a, own, vanilla, 11, None)
     assert record["prefill_relative"] == [0.625, 0.75, 0.875]
     assert record["prefill_sec"] == [2.0, 3.0, 5.5] and record["per_token_sec"] == [2.0] * 3
     assert record["kv_bytes"] == 7 and record["peak_bytes"] == 11
@@ -112,7 +112,8 @@ def test_methods_take_turns(monkeypatch):
     """Each repeat begins with the next method, after one warm-up of each."""
     order = []
     run = SimpleNamespace(seconds=[1.0, 1.0], kv_bytes=1)
-    monkeypatch.setattr(speed, "generate", lambda model, request, n: order.append(request) or run)
+    monkeypatch.setattr(measure, "generate", lambda model, request, n, forced: order.append(request) or run)
+    monkeypatch.setattr(timing, "generate", lambda model, request, n: order.append(request) or run)
     monkeypatch.setattr(cost, "peak_memory", lambda run, device: (1, None))
     todo = [SimpleNamespace(label=label, request=label, lengths=[5] * 4) for label in "abc"]
     model = SimpleNamespace(config=Qwen2Config(**speed.SIZES["tiny"]), device=torch.device("cpu"))
@@ -133,14 +134,14 @@ def test_host_syncs_are_counted_between_the_layers_alone(monkeypatch):
         if mode[0] == "warn":
             warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
 
-    assert speed.host_syncs(model, case, torch.device("cuda")) == 0
+    assert timing.host_syncs(model, case, torch.device("cuda")) == 0
     for module in (model.model.embed_tokens, model.model.norm, model.lm_head):
         module.register_forward_hook(wait)
-    assert speed.host_syncs(model, case, torch.device("cuda")) == 0
+    assert timing.host_syncs(model, case, torch.device("cuda")) == 0
     for _ in range(2):
         model.model.layers[2].register_forward_hook(wait)
-    assert speed.host_syncs(model, case, torch.device("cuda")) == 2
-    assert mode == ["default"] and speed.host_syncs(model, case, torch.device("cpu")) is None
+    assert timing.host_syncs(model, case, torch.device("cuda")) == 2
+    assert mode == ["default"] and timing.host_syncs(model, case, torch.device("cpu")) is None
 
 
 def test_goals_by_hand():

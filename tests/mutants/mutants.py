@@ -240,11 +240,9 @@ MUTANTS = {
         ("uniform rows see what comes later", "np.arange(1, n + 1))[::-1])[::-1]", "np.arange(1, n + 1)))"),
         ("rollout's weights swapped", "beta=1 - alpha, alpha=alpha)", "beta=alpha, alpha=1 - alpha)"),
     ],
-    ("fastav/session.py", "tests/test_calibrate.py"): [
+    ("fastav/calibrate.py", "tests/test_calibrate.py"): [
         ("calibration places all tokens on a line", 'if name == "position_ids"}', 'if name == "nothing"}'),
         ("calibration on a clip without sound", "if inputs.layout.single_stream:", "if False:"),
-    ],
-    ("fastav/rollout.py", "tests/test_calibrate.py"): [
         ("more clips than asked for", "if len(found) == n:", "if len(found) > n:"),
     ],
     ("fastav/run.py", "tests/test_session.py"): [
