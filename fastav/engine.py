@@ -30,7 +30,7 @@ from fastav.layout import PAD, TokenLayout, layout_of
 from fastav.methods import FastAV, Method
 from fastav.methods.cut import BEFORE, lengths_of
 from fastav.seen import LayerSeen, Left
-from fastav.steps import Positions, steps_of, take, with_features
+from fastav.selection import Positions, selections_of, take, with_features
 from fastav.versions import blaming_untried, warn_if_untried
 
 _INSTALLED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -61,7 +61,7 @@ class PrunedCache(DynamicCache):
             raise UserError("the rows of this batch keep unlike numbers of tokens; batch only rows that keep equally many")
         self._config, self._method, self.lengths = config, " and ".join(dict.fromkeys(map(str, methods))), lengths[0]
         self.positions: list[torch.Tensor | None] = [None] * n_layers
-        self._steps = steps_of(cuts, self.n_tokens)
+        self._selections = selections_of(cuts, self.n_tokens)
         pad = torch.from_numpy(np.stack([layout.kind == PAD for layout in self.layouts]))
         self._pad = pad if bool(pad.any()) else None
         self._to_prove: set[nn.Module] = set()  # layers whose attention was a score before they ran
@@ -107,13 +107,13 @@ class PrunedCache(DynamicCache):
         Everything that the hooks need goes to the device, and scores by features are made, before layer 0: no later layer waits
         for the host.
         """
-        for layer in sorted(self._steps):
+        for layer in sorted(self._selections):
             moved = []
-            for step in self._steps[layer]:
-                step, merged = with_features(step.to(embeds.device), self.layouts, embeds)
+            for selection in self._selections[layer]:
+                selection, merged = with_features(selection.to(embeds.device), self.layouts, embeds)
                 embeds = merged if layer == BEFORE else embeds
-                moved.append(step)
-            self._steps[layer] = moved
+                moved.append(selection)
+            self._selections[layer] = moved
         self._pad = None if self._pad is None else self._pad.to(embeds.device, non_blocking=True)
         self.positions[0] = torch.arange(self.n_tokens, device=embeds.device)[None]
         return embeds
@@ -121,8 +121,9 @@ class PrunedCache(DynamicCache):
     def _remove(self, layer: int, seen: Positions, positions: torch.Tensor) -> torch.Tensor:
         """LongTensor [B or 1, n]: the index of what the cuts after `layer` leave of the tokens at `positions`."""
         kept = torch.arange(positions.shape[-1], device=positions.device)[None]
-        for step in (step.to(positions.device) for step in self._steps[layer]):
-            kept = take(kept, step.choose(Left(seen, kept), take(positions, kept)))
+        for selection in self._selections[layer]:
+            selection = selection.to(positions.device)
+            kept = take(kept, selection.choose(Left(seen, kept), take(positions, kept)))
         self.positions[layer + 1] = take(positions, kept)
         return kept
 
@@ -130,7 +131,7 @@ class PrunedCache(DynamicCache):
 def cache_of(config, layout: TokenLayout, method: Method) -> DynamicCache:
     """The cache of one request: stock transformers' own where the method removes nothing, so that vanilla is the stock path."""
     pruned = PrunedCache(config, layout, method)
-    return pruned if pruned._steps else DynamicCache(config=config)
+    return pruned if pruned._selections else DynamicCache(config=config)
 
 
 def lengths_in(cache: DynamicCache, layout: TokenLayout) -> list[int]:
@@ -195,7 +196,7 @@ def _before(index: int, names: list[str]):
             refuse_unfit_call(cache.n_tokens, kwargs, prefill)
             if prefill:
                 hidden = cache._start(hidden)
-                if BEFORE in cache._steps:
+                if BEFORE in cache._selections:
                     kept = cache._remove(BEFORE, Positions(cache.positions[0]), cache.positions[0])
                     narrowed["hidden_states"] = torch.take_along_dim(hidden, kept[..., None], 1)
         if cache.lengths[index] == cache.n_tokens:
@@ -246,7 +247,7 @@ def _after(index: int, names: list[str], following: nn.Module | None):
             seen.prove()
         if following is None:
             return None
-        if index not in cache._steps:
+        if index not in cache._selections:
             cache.positions[index + 1] = positions
             return None
         kept = cache._remove(index, seen, positions)

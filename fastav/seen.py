@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fastav.decoder import attention_rows, prove_rotation, rotated_keys
-from fastav.steps import Positions, take
+from fastav.selection import Positions, take
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from masked import masked_run
 from transformers import DynamicCache, Qwen2Config
 
 import fastav
-from fastav import decoder, steps
+from fastav import decoder, selection
 from fastav.errors import UserError
 from fastav.layout import TokenLayout
 from fastav.methods import FastAV, parse
@@ -163,8 +163,8 @@ def test_of_equal_scores_the_later_position_leaves():
     """By hand: 0.5 three times among candidates 1..4, two leave: position 4 holds the lowest, then the latest of the equals."""
     score = torch.tensor([[0.0, 0.5, 0.5, 0.5, 0.1]])
     free = torch.tensor([[False, True, True, True, True]])
-    assert steps.select(score, free, 3).tolist() == [[0, 1, 2]]
-    assert steps.select(score, free, 3, high=True).tolist() == [[0, 1, 4]]  # 3, then 2
+    assert selection.select(score, free, 3).tolist() == [[0, 1, 2]]
+    assert selection.select(score, free, 3, high=True).tolist() == [[0, 1, 4]]  # 3, then 2
 
 
 def test_without_install_a_pruned_cache_refuses_to_run_unpruned(model, layout):

@@ -18,7 +18,7 @@ LAYERS = (
     ("fastav.result", "fastav.layout", "fastav.versions", "fastav.provenance", "fastav.stats", "fastav.clip"),
     ("fastav.plan",),
     ("fastav.methods",),
-    ("fastav.decoder", "fastav.steps"),
+    ("fastav.decoder", "fastav.selection"),
     ("fastav.seen",),
     ("fastav.engine",),
     ("fastav.cost", "fastav.rollout"),

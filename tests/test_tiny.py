@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fastav.errors import UserError
+from fastav.tiny import batches, scenes, train_decoder, train_encoders
 from fastav.tiny import model as tiny
-from fastav.tiny import scenes, train_decoder, train_encoders
 from fastav.tiny.drawing import COLORS, KINDS
 from fastav.tiny.questions import N_TRAINING, WORDINGS, caption, matching, place
 from fastav.tiny.tokenizer import Tokenizer
@@ -44,7 +44,7 @@ def test_training_has_no_held_out_combination_and_every_test_scene_has_one():
 
 def test_decoder_training_pairs_are_half_matching_and_never_held_out():
     rng = np.random.default_rng(1)
-    pairs = train_decoder.Pairs(
+    pairs = batches.Pairs(
         [train_encoders.training_things(rng) for _ in range(300)], [train_encoders.training_noises(rng) for _ in range(900)]
     )
     drawn = [pairs.draw(random.Random(i)) for i in range(1500)]
@@ -150,10 +150,10 @@ def test_packed_training_forward_equals_the_stock_decoder_on_one_question_alone(
     cache = SimpleNamespace(
         video=torch.randn(4, 128, 192).half(),
         audio=torch.randn(4, 200, 192).half(),
-        pairs=train_decoder.Pairs(things, noises),
+        pairs=batches.Pairs(things, noises),
         sound_labels=rng.integers(0, 13, (4, 100)),
     )
-    batch = train_decoder.Batch(random.Random(3), cache, model.tokenizer, 2, 8, 1)
+    batch = batches.Batch(random.Random(3), cache, model.tokenizer, 2, 8, 1)
     with torch.inference_mode():
         text, _ = train_decoder.forward(model, batch)
         for row in range(2):

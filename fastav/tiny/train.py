@@ -24,7 +24,7 @@ import torch
 
 from fastav import interrupt
 from fastav.errors import UserError
-from fastav.tiny import train_decoder, train_encoders
+from fastav.tiny import batches, train_decoder, train_encoders
 from fastav.tiny.drawing import COLORS, KINDS
 from fastav.tiny.model import WIDTH, TinyAV, log_mel, save
 
@@ -77,12 +77,12 @@ def audio_phase(path: Path, log: Log, scale: float) -> None:
 def cache_phase(model: TinyAV, path: Path) -> None:
     """Float16 features of fresh clips, with what is in them."""
     seeds = range(FIRST_SEED, FIRST_SEED + N_VIDEOS)
-    things, video = [], torch.empty(N_VIDEOS, train_decoder.N_VIDEO, WIDTH, dtype=torch.float16)
+    things, video = [], torch.empty(N_VIDEOS, batches.N_VIDEO, WIDTH, dtype=torch.float16)
     for i, (own, frames, _, _) in enumerate(train_encoders.render(train_encoders.video, seeds)):
         pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
         video[i] = model.vision(pixels).flatten(0, 1).half()
         things.append(own)
-    noises, labels, audio = [], [], torch.empty(N_SOUNDS, train_decoder.N_AUDIO, WIDTH, dtype=torch.float16)
+    noises, labels, audio = [], [], torch.empty(N_SOUNDS, batches.N_AUDIO, WIDTH, dtype=torch.float16)
     for i, (own, samples, moments) in enumerate(train_encoders.render(train_encoders.sound, seeds[:N_SOUNDS])):
         audio[i] = model.audio(log_mel(torch.from_numpy(samples[None]).float()))[0].half()
         noises.append(own)
@@ -124,7 +124,7 @@ def decoder_phase(rank: int, output: Path, scale: float, meeting: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
     work, log = output / "work", Log(output / "train_log.jsonl")
     stored = torch.load(work / "cache.pt", weights_only=False)  # our own file, made by the phase before
-    pairs = train_decoder.Pairs(stored["things"], stored["noises"])
+    pairs = batches.Pairs(stored["things"], stored["noises"])
     cache = SimpleNamespace(video=stored["video"], audio=stored["audio"], sound_labels=stored["labels"], pairs=pairs)
     model = assemble(work)
     train_decoder.train(model, cache, DECODER_SEC * scale, log, work / "decoder.pt", lambda m: save(m, output), rank)

@@ -64,8 +64,8 @@ MUTANTS = {
         ),
         ("the next layer is this one", 'layer = self.following if weights == "next" else self.layer', "layer = self.layer"),
     ],
-    ("fastav/steps.py", "tests/test_scores.py"): [
-        ("all rows have the first row's score", "step.score[0 if shared else row].compute", "step.score[0].compute"),
+    ("fastav/selection.py", "tests/test_scores.py"): [
+        ("all rows have the first row's score", "selection.score[owner].compute", "selection.score[0].compute"),
         ("merged rows are lost", "each if merged is None else merged", "each"),
     ],
     ("fastav/methods/text.py", "tests/test_methods.py"): [
@@ -152,7 +152,7 @@ MUTANTS = {
         ),
         ("unplanned length goes unnoticed", "get_seq_length() == 0 and n != planned:", "get_seq_length() == 0 and n < planned:"),
     ],
-    ("fastav/steps.py", "tests/test_engine.py"): [
+    ("fastav/selection.py", "tests/test_engine.py"): [
         ("top and low swapped", "-score if high else score", "score if high else -score"),
         (
             "of equal scores the earlier leaves",

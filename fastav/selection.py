@@ -1,4 +1,4 @@
-"""Cuts of a method -> steps of one request: the same arithmetic as tensors, ready for the device.
+"""Cuts of a method -> selections of one request: the same arithmetic as tensors, ready for the device.
 
 Shapes: R layouts, 1 for all rows of a batch or one for each; B rows, N prompt tokens, n left of them, D model width.
 Positions are original positions; an index counts in what is left.
@@ -19,7 +19,7 @@ from fastav.methods.scores import FromFeatures, Known
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class Selection:
     """One cut. `index` is there where it follows from the layouts alone: then nothing is computed on the device."""
 
     n_kept: int
@@ -28,7 +28,7 @@ class Step:
     score: object  # its arrays as tensors [R, ...]; a tuple of FromFeatures, one for each layout, until layer 0 is entered
     index: torch.Tensor | None = None  # LongTensor [R, n_kept]
 
-    def to(self, device) -> Step:
+    def to(self, device) -> Selection:
         index = None if self.index is None else self.index.to(device, non_blocking=True)
         candidates = self.candidates.to(device, non_blocking=True)
         return replace(self, candidates=candidates, score=_moved(self.score, device), index=index)
@@ -47,32 +47,33 @@ class Positions:
     positions: torch.Tensor
 
 
-def steps_of(cuts: Sequence[dict[int, tuple[Cut, ...]]], n_tokens: int) -> dict[int, list[Step]]:
-    """The cuts of each layout -> layer -> its steps. Raises UserError where layouts are cut in unlike ways."""
+def selections_of(cuts: Sequence[dict[int, tuple[Cut, ...]]], n_tokens: int) -> dict[int, list[Selection]]:
+    """The cuts of each layout -> layer -> its selections. Raises UserError where layouts are cut in unlike ways."""
     left: torch.Tensor | None = torch.arange(n_tokens).expand(len(cuts), -1)
-    n_left, steps = n_tokens, {}
+    n_left, found = n_tokens, {}
     for layer in sorted(cuts[0]):
         for stage in zip(*(each.get(layer, ()) for each in cuts), strict=True):
             n_left -= stage[0].n_removed
             candidates = torch.from_numpy(np.stack([cut.candidates for cut in stage]))
-            step = Step(n_left, stage[0].remove == "high", candidates, _joined([cut.score for cut in stage]))
-            if left is not None and isinstance(step.score, Known):
-                step = replace(step, index=step.choose(Positions(left), left))
-                left = left.gather(1, step.index)
+            selection = Selection(n_left, stage[0].remove == "high", candidates, _joined([cut.score for cut in stage]))
+            if left is not None and isinstance(selection.score, Known):
+                selection = replace(selection, index=selection.choose(Positions(left), left))
+                left = left.gather(1, selection.index)
             else:
                 left = None
-            steps.setdefault(layer, []).append(step)
-    return steps
+            found.setdefault(layer, []).append(selection)
+    return found
 
 
-def with_features(step: Step, layouts: Sequence[TokenLayout], features: torch.Tensor) -> tuple[Step, torch.Tensor]:
-    """(the step with known scores, the features, merged where the score merges) from the embeddings [B, N, D] of layer 0."""
-    if not isinstance(step.score, tuple):
-        return step, features
-    shared = len(step.score) == 1
-    found = [step.score[0 if shared else row].compute(layouts[0 if shared else row], each) for row, each in enumerate(features)]
+def with_features(selection: Selection, layouts: Sequence[TokenLayout], features: torch.Tensor) -> tuple[Selection, torch.Tensor]:
+    """(the selection with known scores, the features, merged where the score merges) from the embeddings [B, N, D] of layer 0."""
+    if not isinstance(selection.score, tuple):
+        return selection, features
+    shared = len(selection.score) == 1
+    owners = [0 if shared else row for row in range(len(features))]
+    found = [selection.score[owner].compute(layouts[owner], each) for owner, each in zip(owners, features, strict=True)]
     rows = torch.stack([each if merged is None else merged for each, (_, merged) in zip(features, found, strict=True)])
-    return replace(step, score=Known(torch.stack([values for values, _ in found]))), rows
+    return replace(selection, score=Known(torch.stack([values for values, _ in found]))), rows
 
 
 def select(score: torch.Tensor, candidates: torch.Tensor, n_kept: int, high: bool = False) -> torch.Tensor:
