@@ -1,4 +1,4 @@
-"""The README against what it describes: its code runs, its commands and files exist, its figures are computed again."""
+"""The READMEs against what they describe: code runs, commands and files exist, figures are computed again."""
 
 import re
 import shlex
@@ -22,7 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 FRONT_MATTER = dict(re.findall(r"^(\w+): (.*)$", README.split("---\n")[1], re.M))
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.M | re.S)
+FOLDERS = {name: (ROOT / name / "README.md").read_text() for name in ("eval", "fastav/methods", "fastav/models")}
+TEXTS = "\n".join([README, *FOLDERS.values()])
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXTS, re.M | re.S)
 ONE_ARGUMENT, PARTS, OWN_LAYOUT = (text for language, text in BLOCKS if language == "python")
 COMMANDS = [line.partition("  #")[0].strip() for language, text in BLOCKS if not language for line in text.splitlines()]
 
@@ -90,13 +92,13 @@ def test_a_layout_of_ones_own_prunes_a_plain_decoder():
 
 def test_make_targets_exist():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
-    named = set(re.findall(r"\bmake ([a-z-]+)(?=[` \n])", "\n".join([*re.findall(r"`(make [^`]*)`", README), *COMMANDS]) + "\n"))
-    assert {"demo", "test", "test-browser"} <= named <= targets
+    named = set(re.findall(r"\bmake ([a-z-]+)(?=[` \n])", "\n".join([*re.findall(r"`(make [^`]*)`", TEXTS), *COMMANDS]) + "\n"))
+    assert {"demo", "test", "test-versions"} <= named <= targets
 
 
 @pytest.mark.parametrize("command", sorted({c for c in COMMANDS if c.startswith("python ")}))
 def test_python_commands_know_their_options(command):
-    """Every option that the README gives is in the program's own help."""
+    """Every option that a README gives is in the program's own help."""
     words = shlex.split(command)[1:]
     script = words[:2] if words[0] == "-m" else words[:1]
     script += [word for word in words if word in ("calibrate", "check")]
@@ -139,7 +141,7 @@ def test_every_source_file_is_in_the_listing():
 
 def test_pictures_and_files_that_the_text_names_exist():
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
-    named = re.findall(r"`((?:assets|tests|fastav|eval)/[\w./-]+)`", README)
+    named = re.findall(r"`((?:assets|tests|fastav|eval)/[\w./-]+)`", TEXTS)
     named = [path for path in named if "NAME" not in path]
     assert pictures
     assert not [path for path in [*pictures, *named] if not (ROOT / path).exists()]
@@ -149,12 +151,33 @@ def test_pictures_and_files_that_the_text_names_exist():
 
 
 def test_flops_table_is_what_the_formulas_give():
-    rows = re.findall(r"^\| (\d+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", README, re.M)
+    rows = re.findall(r"^\| (\d+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", FOLDERS["fastav/methods"], re.M)
     assert [int(row[0]) for row in rows] == [0, 10, 20, 30]
     for p, published, by_paper, by_gqa in rows:
         sizes = videollama2_lengths(int(p))
         paper, gqa = (100 * flops(sizes, QWEN2_7B) / flops([N] * 28, QWEN2_7B) for flops in (cost.paper_flops, cost.gqa_flops))
         assert (published, by_paper, by_gqa) == (f"{paper:.0f}", f"{paper:.1f}", f"{gqa:.1f}")
+
+
+def test_the_figure_is_drawn_to_scale():
+    """48 blocks are 2,206 tokens; tokens per layer as the formulas above take them."""
+    rows = re.findall(r"^layers? (\d+)\S*\s+(█+)  ([\d,]+)", README, re.M)
+    sizes = videollama2_lengths(20)
+    assert [int(layer) for layer, *_ in rows] == [0, 14, 15, 16, 17, 19, 21, 24, 27]
+    for layer, blocks, n in rows:
+        assert int(n.replace(",", "")) == sizes[int(layer)]
+        assert len(blocks) == round(48 * sizes[int(layer)] / N)
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 180
+
+
+def test_results_of_the_readme_are_those_of_the_evaluation():
+    """Each row of the README's table is the beginning of the same row in eval/README.md, and its FLOPs."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in README.splitlines() if re.match(r"\| .*\d\d\.\d", line)]
+    there = [[cell.strip() for cell in line.split("|")[1:-1]] for line in FOLDERS["eval"].splitlines() if line.startswith("| ")]
+    assert len(rows) == 3 and all(row in [other[:9] for other in there] for row in rows)
 
 
 def test_spaces_front_matter_agrees_with_the_requirements():
