@@ -4,10 +4,10 @@
     python eval/speed.py --device cuda --attn flash_attention_2 --output h100.json
     python eval/speed.py --model video-salmonn-2 --p 20 --repeats 15
 
-The prompt has the token counts of one clip in that model, and kept tokens follow its global rule; which of them the fine stage
-removes depends on the weights, how many does not, and time depends on how many. All methods are warmed up and then take turns.
-Prefill is the time to the first token, by the same clock as everywhere in this project. Progress goes to stderr, the table to
-stdout; the last line of stdout is one JSON document (also --output).
+The prompt has the token counts of one clip in that model, and its global rule. The weights are random, so fine pruning removes
+other tokens than the real model would, but as many, and time depends on their number alone. All methods are warmed up and then
+take turns. Prefill is the time to the first token, by the same clock as everywhere in this project. Progress goes to stderr,
+the table to stdout; the last line of stdout is one JSON document (also --output).
 """
 
 import sys

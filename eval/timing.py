@@ -7,7 +7,7 @@ import warnings
 import torch
 
 from eval.decoder import Case
-from fastav import cost
+from fastav import flops, memory
 from fastav.decoder import decoder_layers
 from fastav.measure import interleaved, quartiles, seconds
 from fastav.run import Run, generate
@@ -23,7 +23,7 @@ def measure(model, todo: list[Case], repeats: int, progress) -> list[dict]:
     runs = interleaved(model, [case.request for case in todo], repeats, N_NEW_TOKENS, progress.update)
     records = []
     for case, own in zip(todo, runs, strict=True):
-        peak = cost.peak_memory(lambda case=case: generate(model, case.request, 1), model.device)[0]
+        peak = memory.peak_memory(lambda case=case: generate(model, case.request, 1), model.device)[0]
         records.append(_record(model, case, todo[0], own, runs[0], peak, host_syncs(model, case, model.device)))
         progress.update()
     return records
@@ -37,7 +37,7 @@ def _record(
     prefill_relative is each repeat's prefill over vanilla's of the same repeat, so that a machine that slows down counts little.
     """
     times, base = seconds(own), seconds(others)["prefill_sec"]
-    formulas = {"flops_relative": cost.gqa_flops, "flops_paper_relative": cost.paper_flops}
+    formulas = {"flops_relative": flops.gqa_flops, "flops_paper_relative": flops.paper_flops}
     return {
         "method": case.label,
         "lengths": case.lengths,

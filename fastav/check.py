@@ -89,7 +89,7 @@ def _dtypes(weights: Weights) -> str:
 def _keys(published: Published, weights: Weights) -> Iterator[Line]:
     """Keys against the table of the published model; shapes and counts too where the width is the published one.
 
-    What the adapter ignores on purpose may be there or not, as often as it likes.
+    Keys that the adapter does not need are not counted.
     """
     if published.keys is None:
         yield Line("keys", "there is no table for this model; loading compares them with transformers' own")

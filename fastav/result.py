@@ -30,8 +30,8 @@ class Result:
     lengths: tuple[int, ...]  # [L] tokens that layer l computed on at prefill
     tokens_before: dict  # kind -> tokens that enter layer 0
     tokens_after: dict  # kind -> tokens that the last layer computed on
-    flops: float  # prefill of the decoder, multiply-adds, closed GQA form (cost.gqa_flops)
-    flops_paper: float  # the same by the paper's formula (cost.paper_flops)
+    flops: float  # prefill of the decoder, multiply-adds, closed GQA form (flops.gqa_flops)
+    flops_paper: float  # the same by the paper's formula (flops.paper_flops)
     flops_fvcore: float | None  # the same counted by fvcore; None where it was not asked for
     flops_relative_percent: float  # flops, vanilla at the same prompt = 100
     flops_paper_relative_percent: float  # flops_paper, vanilla = 100

@@ -17,10 +17,11 @@ from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from fastav import engine
-from fastav.cost import Clock, kv_bytes
+from fastav.clock import Clock
 from fastav.decoder import cache_keyword
 from fastav.errors import UserError
 from fastav.layout import TokenLayout
+from fastav.memory import kv_bytes
 from fastav.methods import Method
 from fastav.models.adapter import Inputs
 

@@ -18,8 +18,9 @@ import torch
 from fastav import engine, measure, provenance
 from fastav.clip.clip import Clip
 from fastav.clip.read import read_clip
-from fastav.cost import fvcore_flops, gqa_flops, paper_flops, peak_memory
 from fastav.errors import UserError
+from fastav.flops import fvcore_flops, gqa_flops, paper_flops
+from fastav.memory import peak_memory
 from fastav.methods import parse
 from fastav.models import load_model
 from fastav.models.adapter import Adapter, Inputs

@@ -10,7 +10,9 @@ from conftest import random_qwen2
 from torch import nn
 from transformers import DynamicCache, Qwen2_5OmniThinkerConfig, Qwen2Config
 
-from fastav import cost, errors
+from fastav import flops, memory
+from fastav.clock import Clock
+from fastav.errors import UserError, out_of_memory
 from fastav.layout import TokenLayout, first_audio
 from fastav.methods import FastAV, lengths
 
@@ -39,15 +41,15 @@ def videollama2_lengths(p):
 def test_relative_flops_of_the_papers_table(p, paper, gqa, published):
     """Table 4 of the paper: 65 / 59 / 56 / 54 of 100."""
     sizes = videollama2_lengths(p)
-    by_paper = 100 * cost.paper_flops(sizes, QWEN2_7B) / cost.paper_flops([N] * 28, QWEN2_7B)
-    by_gqa = 100 * cost.gqa_flops(sizes, QWEN2_7B) / cost.gqa_flops([N] * 28, QWEN2_7B)
+    by_paper = 100 * flops.paper_flops(sizes, QWEN2_7B) / flops.paper_flops([N] * 28, QWEN2_7B)
+    by_gqa = 100 * flops.gqa_flops(sizes, QWEN2_7B) / flops.gqa_flops([N] * 28, QWEN2_7B)
     assert by_paper == pytest.approx(paper, abs=0.01) and round(by_paper) == published
     assert by_gqa == pytest.approx(gqa, abs=0.01)
 
 
 def test_fvcore_on_meta_equals_the_closed_form_at_7b():
     sizes = videollama2_lengths(20)
-    assert cost.fvcore_flops(sizes, QWEN2_7B) == pytest.approx(cost.gqa_flops(sizes, QWEN2_7B), rel=1e-3)
+    assert flops.fvcore_flops(sizes, QWEN2_7B) == pytest.approx(flops.gqa_flops(sizes, QWEN2_7B), rel=1e-3)
 
 
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
@@ -67,8 +69,8 @@ def test_fvcore_counts_fused_and_written_out_attention_alike(attn):
     total = 0.0
     for layer in model.model.layers:
         hidden, cos = torch.zeros(1, n, config.hidden_size), torch.zeros(1, n, 12)
-        total += cost.count_flops(cost._WithRotary(layer), (hidden, cos, cos))
-    assert total == pytest.approx(cost.gqa_flops([n] * 2, config) - config.hidden_size * config.vocab_size, rel=1e-3)
+        total += flops.count_flops(flops._WithRotary(layer), (hidden, cos, cos))
+    assert total == pytest.approx(flops.gqa_flops([n] * 2, config) - config.hidden_size * config.vocab_size, rel=1e-3)
 
 
 def test_a_matrix_product_that_fvcore_does_not_know_is_an_error():
@@ -78,7 +80,7 @@ def test_a_matrix_product_that_fvcore_does_not_know_is_an_error():
 
     x = torch.zeros(1, 4, 4)
     with pytest.raises(RuntimeError, match="fvcore cannot count aten::baddbmm"):
-        cost.count_flops(Odd(), (x, x))
+        flops.count_flops(Odd(), (x, x))
 
 
 def test_kv_bytes_of_videollama2_by_hand():
@@ -87,7 +89,7 @@ def test_kv_bytes_of_videollama2_by_hand():
         cache = DynamicCache(config=QWEN2_7B)
         for layer, n in enumerate(sizes):
             cache.update(*(torch.empty(1, 4, n + 3, 128, dtype=torch.bfloat16, device="meta") for _ in "kv"), layer)
-        got = cost.kv_bytes(cache, sizes)
+        got = memory.kv_bytes(cache, sizes)
         assert got == 2 * 4 * 128 * 2 * sum(sizes)  # the 3 generated tokens do not count
         assert got == pytest.approx(want, rel=0.005)
 
@@ -101,7 +103,7 @@ def test_peak_memory_on_cpu_is_the_running_sum_of_allocations():
         del a
         return b + 1
 
-    peaks = [cost.peak_memory(run, torch.device("cpu"))[0] for _ in range(2)]
+    peaks = [memory.peak_memory(run, torch.device("cpu"))[0] for _ in range(2)]
     assert peaks[0] == peaks[1]
     assert peaks[0] == pytest.approx(8e6, rel=1e-3)
 
@@ -111,8 +113,8 @@ def stderr_of(body: str) -> str:
     program = "\n".join(
         [
             "import io, os, sys, threading, time, torch",
-            "from fastav import cost",
-            "peak = lambda run: cost.peak_memory(run, torch.device('cpu'))[0]",
+            "from fastav import memory",
+            "peak = lambda run: memory.peak_memory(run, torch.device('cpu'))[0]",
             "run = lambda: torch.zeros(1000, 1000) + 1",
             body,
         ]
@@ -211,7 +213,7 @@ def test_the_clock_is_of_the_prompts_gpu(asked):
             asked.append("arrived")
             return torch.zeros((), dtype=torch.bool)
 
-    clock = cost.Clock(second)
+    clock = Clock(second)
     clock.start()
     clock(None, Logits())
     assert clock.seconds() == [1.5]
@@ -221,7 +223,7 @@ def test_the_clock_is_of_the_prompts_gpu(asked):
 
 def test_peak_memory_is_of_the_given_gpu(asked):
     second = torch.device("cuda:1")
-    assert cost.peak_memory(lambda: asked.append("run"), second) == (60, 160)
+    assert memory.peak_memory(lambda: asked.append("run"), second) == (60, 160)
     assert [name if name == "run" else name[0] for name in asked] == [
         *("synchronize", "reset_peak_memory_stats", "memory_allocated", "run", "synchronize", "max_memory_allocated")
     ]
@@ -232,35 +234,35 @@ def test_out_of_memory_says_how_much_was_asked_for():
     """The CPU allocator's words are its own, here; those of a GPU are torch's, written down."""
     with pytest.raises(RuntimeError) as caught:
         torch.empty(10**15)
-    assert errors.out_of_memory(caught.value) == "4,000,000,000.0 MB"
+    assert out_of_memory(caught.value) == "4,000,000,000.0 MB"
     on_gpu = torch.OutOfMemoryError(
         "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 15.77 GiB of which 1.02 GiB is free."
     )
-    assert errors.out_of_memory(on_gpu) == "2.50 GiB"
+    assert out_of_memory(on_gpu) == "2.50 GiB"
     for unknown in (
         MemoryError(),
         RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ):
-        assert errors.out_of_memory(unknown) == "some bytes"
-    assert errors.out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+        assert out_of_memory(unknown) == "some bytes"
+    assert out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
 
 
 def test_clock_ticks_once_per_forward_and_names_nan_logits():
     model = random_qwen2()
-    clock = cost.Clock(torch.device("cpu"))
+    clock = Clock(torch.device("cpu"))
     clock.start()
     model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=5, do_sample=False, logits_processor=[clock])
     assert len(clock.seconds()) == 5
     model.lm_head.weight.data[:] = torch.nan
-    clock = cost.Clock(torch.device("cpu"))
+    clock = Clock(torch.device("cpu"))
     clock.start()
     model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=2, do_sample=False, logits_processor=[clock])
-    with pytest.raises(cost.UserError, match="NaN logits"):
+    with pytest.raises(UserError, match="NaN logits"):
         clock.seconds()
 
 
 def test_fvcore_counts_a_decoder_that_automodel_does_not_list():
     """Oracle: the closed form, on Qwen2.5-Omni's text decoder, which is only a part of a larger model."""
     config = Qwen2_5OmniThinkerConfig().get_text_config(decoder=True)
-    assert cost.fvcore_flops([300] * 28, config) == pytest.approx(cost.gqa_flops([300] * 28, config), rel=1e-3)
+    assert flops.fvcore_flops([300] * 28, config) == pytest.approx(flops.gqa_flops([300] * 28, config), rel=1e-3)

@@ -21,7 +21,7 @@ LAYERS = (
     ("fastav.decoder", "fastav.selection"),
     ("fastav.seen",),
     ("fastav.engine",),
-    ("fastav.cost", "fastav.rollout"),
+    ("fastav.flops", "fastav.clock", "fastav.memory", "fastav.rollout"),
     ("fastav.tiny",),
     ("fastav.models",),
     ("fastav.run",),

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from transformers import Qwen2Config
 
 from fastav import methods
-from fastav.cost import paper_flops
 from fastav.errors import UserError
+from fastav.flops import paper_flops
 from fastav.layout import TokenLayout, first_audio, first_steps
 from fastav.methods import METHODS, FastAV, Vanilla, lengths, parse
 from fastav.methods.cut import candidates

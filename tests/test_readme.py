@@ -16,7 +16,7 @@ from test_cost import QWEN2_7B, N, videollama2_lengths
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 import fastav
-from fastav import cost
+from fastav import flops
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -155,7 +155,7 @@ def test_flops_table_is_what_the_formulas_give():
     assert [int(row[0]) for row in rows] == [0, 10, 20, 30]
     for p, published, by_paper, by_gqa in rows:
         sizes = videollama2_lengths(int(p))
-        paper, gqa = (100 * flops(sizes, QWEN2_7B) / flops([N] * 28, QWEN2_7B) for flops in (cost.paper_flops, cost.gqa_flops))
+        paper, gqa = (100 * flops(sizes, QWEN2_7B) / flops([N] * 28, QWEN2_7B) for flops in (flops.paper_flops, flops.gqa_flops))
         assert (published, by_paper, by_gqa) == (f"{paper:.0f}", f"{paper:.1f}", f"{gqa:.1f}")
 
 

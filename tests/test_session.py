@@ -15,9 +15,9 @@ from conftest import holding, random_qwen2
 
 from fastav.calibrate import calibrate
 from fastav.clip.clip import clip_from_arrays
-from fastav.cost import gqa_flops
 from fastav.engine import PrunedCache
 from fastav.errors import UserError
+from fastav.flops import gqa_flops
 from fastav.layout import TokenLayout, first_audio
 from fastav.methods import FastAV
 from fastav.models.adapter import Inputs

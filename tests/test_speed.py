@@ -19,7 +19,7 @@ from fake_cuda import Card
 from transformers import Qwen2Config
 
 from eval import speed, timing
-from fastav import cost, measure
+from fastav import flops, measure, memory
 from fastav.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +35,7 @@ LENGTHS = {
 }
 
 
-def flops(lengths):
+def flops_of(lengths):
     """Per layer n d (2 q + 2 kv) + 2 n^2 q + 3 n d m, with d = q = 32, kv = 16, m = 64; and d V once."""
     return sum(n * 32 * 96 + 64 * n * n + 3 * n * 32 * 64 for n in lengths) + 3200
 
@@ -56,7 +56,7 @@ def test_lengths_flops_and_bytes_are_those_by_hand(document):
     records = {r["method"]: r for r in document[0]["methods"]}
     assert {name: r["lengths"] for name, r in records.items()} == LENGTHS
     for name, r in records.items():
-        assert r["flops_relative"] == pytest.approx(flops(LENGTHS[name]) / flops(LENGTHS["vanilla"]), rel=1e-12)
+        assert r["flops_relative"] == pytest.approx(flops_of(LENGTHS[name]) / flops_of(LENGTHS["vanilla"]), rel=1e-12)
         assert r["kv_bytes"] == sum(LENGTHS[name]) * 2 * 16 * 4  # K and V, one head of 16, float32
         assert 0 < r["peak_bytes"] <= records["vanilla"]["peak_bytes"]
         assert r["host_syncs_between_layers"] is None
@@ -91,9 +91,9 @@ def test_token_counts_are_those_of_the_models(name, total, kept, trimmed, publis
     assert len(layout) == plain.lengths[13] == total and plain.lengths[14] == kept
     assert trim.lengths[13] == trimmed == trim.request.inputs.embeds.shape[1]
     config = Qwen2Config(**speed.SIZES["real"])
-    full = cost.paper_flops([total] * 28, config)
-    assert round(100 * cost.paper_flops(plain.lengths, config) / full, 1) == published
-    assert round(100 * cost.paper_flops(trim.lengths, config) / full) == trimmed_flops
+    full = flops.paper_flops([total] * 28, config)
+    assert round(100 * flops.paper_flops(plain.lengths, config) / full, 1) == published
+    assert round(100 * flops.paper_flops(trim.lengths, config) / full) == trimmed_flops
 
 
 def test_times_are_compared_within_a_repeat(monkeypatch):
@@ -114,7 +114,7 @@ def test_methods_take_turns(monkeypatch):
     run = SimpleNamespace(seconds=[1.0, 1.0], kv_bytes=1)
     monkeypatch.setattr(measure, "generate", lambda model, request, n, forced: order.append(request) or run)
     monkeypatch.setattr(timing, "generate", lambda model, request, n: order.append(request) or run)
-    monkeypatch.setattr(cost, "peak_memory", lambda run, device: (1, None))
+    monkeypatch.setattr(memory, "peak_memory", lambda run, device: (1, None))
     todo = [SimpleNamespace(label=label, request=label, lengths=[5] * 4) for label in "abc"]
     model = SimpleNamespace(config=Qwen2Config(**speed.SIZES["tiny"]), device=torch.device("cpu"))
     records = speed.measure(model, todo, 4, SimpleNamespace(update=lambda: None))

@@ -21,8 +21,8 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from fastav import engine
 from fastav.clip.clip import clip_from_arrays
-from fastav.cost import paper_flops
 from fastav.errors import UserError
+from fastav.flops import paper_flops
 from fastav.layout import AUDIO, TEXT, VIDEO
 from fastav.methods import lengths, parse
 from fastav.models.video_salmonn2.adapter import VideoSALMONN2Adapter

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from test_cost import QWEN2_7B
 
 import fastav
-from fastav import cost
+from fastav import flops
 from fastav.clip.clip import clip_from_arrays
 from fastav.clip.write import write_clip
 from fastav.errors import UserError
@@ -161,8 +161,8 @@ def test_flops_of_the_papers_table_from_a_real_file(real_counts, tmp_path, monke
     assert layout.runs() == [["text", -1, 14], *[["video", i, 169] for i in range(4)], ["audio", -1, 1496], ["text", -1, 20]]
     assert np.flatnonzero(layout.audio_padding).tolist() == list(range(690 + 800, 2186))
     assert np.flatnonzero(layout.rule_keep).tolist() == list(range(14, 700))
-    vanilla = cost.paper_flops([2206] * 28, QWEN2_7B)
-    relative = {p: 100 * cost.paper_flops(lengths(FastAV(p=p), layout, 28), QWEN2_7B) / vanilla for p in (0, 10, 20, 30)}
+    vanilla = flops.paper_flops([2206] * 28, QWEN2_7B)
+    relative = {p: 100 * flops.paper_flops(lengths(FastAV(p=p), layout, 28), QWEN2_7B) / vanilla for p in (0, 10, 20, 30)}
     assert relative == pytest.approx({0: 65.46, 10: 58.82, 20: 55.71, 30: 54.19}, abs=0.01)
     assert [round(r) for r in relative.values()] == [65, 59, 56, 54]
 

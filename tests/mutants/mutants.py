@@ -217,10 +217,14 @@ MUTANTS = {
         ("first-audio rule keeps one too many", "(layout.audio_index < n)", "(layout.audio_index <= n)"),
         ("first-positions rule keeps one too many", "(np.arange(len(layout)) < n)", "(np.arange(len(layout)) <= n)"),
     ],
-    ("fastav/cost.py", "tests/test_cost.py"): [
+    ("fastav/flops.py", "tests/test_cost.py"): [
         ("fused attention left out of the FLOPs", '.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)', ""),
         ("paper's formula with a gated MLP", "+ 2 * n * d * m for n in lengths)", "+ 3 * n * d * m for n in lengths)"),
+    ],
+    ("fastav/clock.py", "tests/test_cost.py"): [
         ("the clock is of the current GPU", "event.record(torch.cuda.current_stream(self.device))", "event.record()"),
+    ],
+    ("fastav/memory.py", "tests/test_cost.py"): [
         (
             "the profiler's lines come out",
             r're.sub(rb"(USDT:|ERROR: External init callback)[^\n]*\n", b"", held.read())',
@@ -228,7 +232,7 @@ MUTANTS = {
         ),
         ("stderr of other threads is lost", "rest = rest[os.write(2, rest) :]", 'rest = b""'),
     ],
-    ("fastav/cost.py", "tests/test_session.py"): [
+    ("fastav/memory.py", "tests/test_session.py"): [
         ("KV bytes with generated tokens", "t[..., :n, :].numel()", "t.numel()"),
     ],
     ("fastav/rollout.py", "tests/test_rollout.py"): [

@@ -23,7 +23,7 @@ from fastav.errors import UserError
 FPS, MIN_FRAMES, MAX_FRAMES = 2.0, 4, 768
 MIN_PIXELS, MAX_PIXELS, TOTAL_PIXELS = 128 * 28 * 28, 768 * 28 * 28, int(0.9 * 128_000 * 28 * 28)
 FRAMES_PER_STEP = 2
-SECONDS_PER_STEP = FRAMES_PER_STEP / FPS  # also where frames lie otherwise: the publisher's processor does not look
+SECONDS_PER_STEP = FRAMES_PER_STEP / FPS  # the publisher's processor takes this for every clip, however far apart its frames are
 
 
 def sample_frames(n_frames: int, fps: float, duration_sec: float = 0.0) -> list[int]:

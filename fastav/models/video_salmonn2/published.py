@@ -32,9 +32,10 @@ def token_estimate(config: dict, duration_sec: float) -> dict[str, int]:
 
 
 def facts(weights: Weights, config: dict, generation_config: dict | None) -> list[Fact]:
-    """What the published checkpoint was never seen to say. Sizes and ids of a smaller one are told, not judged.
+    """What this checkpoint says, beside what the adapter was written for. Sizes and ids are told and not judged: a smaller
+    checkpoint has others.
 
-    Settings of training that config.json does not carry are told too: the adapter then takes those of the evaluation script.
+    Settings of training that config.json lacks are listed: the adapter then takes those of the evaluation script.
     """
     settings = {"hidden_act": "silu", "rope_scaling": None, "tie_word_embeddings": False, "use_sliding_window": False}
     settings |= {name: LLM[name] for name in ("rope_theta", "rms_norm_eps")}

@@ -50,7 +50,7 @@ def sound(clip: Clip) -> tuple[torch.Tensor, int]:
 
 
 def left_out(clip: Clip) -> tuple[str, ...]:
-    """What a reader of the answer should know of the sound that `sound` does not take; of a video's, the adapter tells always."""
+    """A note where the end of a sound file is not heard. That a video's sound is heard in pieces is in the adapter's `about`."""
     too_long = not clip.has_video and len(clip.audio) > N_SAMPLES
     return (f"sound after {N_SAMPLES // RATE} s is left out",) if too_long else ()
 

@@ -59,7 +59,9 @@ def token_estimate(config: dict, duration_sec: float) -> dict[str, int]:
 
 
 def facts(weights: Weights, config: dict, generation_config: dict | None) -> list[Fact]:
-    """What the published checkpoint was never seen to say. Sizes and ids of a smaller one are told, not judged."""
+    """What this checkpoint says, beside what the adapter was written for. Sizes and ids are told and not judged: a smaller
+    checkpoint has others.
+    """
     told = [Fact(k, str(v), str(config.get(k, "absent")), config.get(k) == v) for k, v in EXPECTED.items()]
     told += [Fact(k, str(v), str(config.get(k, "absent")), config.get(k) == v or None) for k, v in EXPECTED_SIZES.items()]
     told += [Fact(k, "", str(config.get(k, "absent")), None) for k in _BOOKKEEPING]
