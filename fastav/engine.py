@@ -1,4 +1,4 @@
-"""The mechanism: PrunedCache carries one request's plan, stateless hooks on the stock model carry it out.
+"""The mechanism: a PrunedCache holds the cuts of one request, stateless hooks on the stock model carry them out.
 
 Knows no method and no model by name. Shapes: B rows, N prompt tokens, n tokens left, L layers, H query heads, G key/value heads,
 E head width, D model width. Positions are *original positions* 0..N-1 unless said otherwise.
@@ -37,7 +37,7 @@ _INSTALLED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 class PrunedCache(DynamicCache):
-    """The KV cache of one request, with what to prune and, after prefill, what was kept.
+    """The KV cache of one request: it knows what to prune and, after prefill, what was kept.
 
     positions[l]  LongTensor [B or 1, n_l]: original positions that layer l computed on, ascending; None before prefill.
     lengths[l]    tokens that layer l computes on at prefill, known before it runs.
@@ -173,8 +173,8 @@ def pruned(model: nn.Module, inputs: Mapping | TokenLayout, method: Method = Fas
 
 
 def _before(index: int, names: list[str]):
-    """Pre-hook of layer `index`, whose arguments have these names: give it this request's rows of cos/sin and mask, by
-    original position.
+    """Pre-hook of layer `index`, whose arguments have these names: it narrows cos/sin and mask to the original positions that
+    are left.
     """
 
     def hook(layer, args, kwargs):

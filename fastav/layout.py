@@ -183,7 +183,7 @@ def layout_of(inputs, config) -> TokenLayout:
     if not known:
         raise UserError(
             f"{type(config).__name__} names no media token id (image_token_id, video_token_id, audio_token_id); "
-            "build the layout yourself: fastav.TokenLayout.of(('text', n), ('video', n, frames), ...)"
+            "build the layout yourself: fastav.TokenLayout.of(('text', n), ('video', n, steps), ...)"
         )
     mask = inputs.get("attention_mask")
     if mask is not None:

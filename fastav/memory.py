@@ -62,11 +62,11 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> tuple[int, i
 
 @contextmanager
 def _without_profiler_lines() -> Iterator[None]:
-    """What the process writes to its standard error inside this waits in a file, and comes out at the end without the lines in
-    which torch's profiler says that it starts or stops ("USDT:..."), and in which thread ("ERROR: External init callback ...").
+    """Inside this the process's standard error goes to a file. At the end the file is written out without the lines of torch's
+    profiler: that it starts or stops ("USDT:..."), and in which thread ("ERROR: External init callback ...").
 
-    They come from C++: sys.stderr does not see them, and no log level leaves them out. Lines of other threads come out some
-    hundredths of a second late; a process that another thread starts meanwhile keeps the file as its standard error. One thread
+    Those lines come from C++: sys.stderr does not see them, and no log level leaves them out. Lines of other threads come some
+    hundredths of a second late. A process that another thread starts meanwhile keeps the file as its standard error. One thread
     at a time: a second one would take the first one's file for the standard error, and leave it there.
     """
     with _STDERR, tempfile.TemporaryFile() as held, ExitStack() as at_end:

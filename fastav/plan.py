@@ -23,7 +23,7 @@ class Plan:
     model      the model that it was made with; it is refused for another.
     start      first layer that computes on the tokens that the plan keeps; it is refused for another start.
     curve      mean rollout value at each media offset (TokenLayout.media_offset: running number among the media tokens, or
-               the frame for interleaved layouts), at the layer before `start`.
+               the time step in interleaved layouts), at the layer before `start`.
     threshold  a media token stays when the curve at its offset is at least this; beyond the curve it goes.
     keep       the fraction of media tokens that the threshold was chosen to keep on the calibration clips.
     uniform    the same curve for uniform causal attention, which needs no model: compare before reading meaning into `curve`.

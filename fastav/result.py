@@ -25,7 +25,7 @@ class Result:
     has_video: bool
     has_audio: bool  # there was an audio stream; a silent one counts
     notes: tuple[str, ...]  # what the person should know: single-stream mode, a cut file, ...
-    token_runs: tuple  # [kind, frame, count] runs over the N original positions, see TokenLayout.runs
+    token_runs: tuple  # [kind, time step, count] runs over the N original positions, see TokenLayout.runs
     layers_seen: tuple[int, ...]  # [N] how many layers computed on the token at each original position
     lengths: tuple[int, ...]  # [L] tokens that layer l computed on at prefill
     tokens_before: dict  # kind -> tokens that enter layer 0

@@ -147,7 +147,7 @@ _INSIDE: ContextVar[frozenset] = ContextVar("inside", default=frozenset())  # lo
 
 
 class OneAtATime:
-    """A lock whose holder gets an error where a plain one would wait for itself for ever.
+    """A lock. Who holds it and asks for it again gets an error, where a plain lock would wait for ever.
 
     Who holds it is known by context, not by thread: a page may take each piece of one stream in another thread.
     """

@@ -61,7 +61,9 @@ class LayerSeen(Positions):
 
 
 class Left(Positions):
-    """What earlier cuts after the same layer have left: the same view, narrowed after the maths."""
+    """The tokens that earlier cuts after the same layer have left. Attention is computed over all that the layer saw, then
+    narrowed to them.
+    """
 
     def __init__(self, seen: Positions, kept: torch.Tensor):
         super().__init__(take(seen.positions, kept))
@@ -73,5 +75,5 @@ class Left(Positions):
 
 
 def _device(layer: nn.Module, otherwise: torch.Tensor) -> torch.device:
-    """Where the layer computes; under offload its weights are nowhere, and accelerate moves what it is given."""
+    """Where the layer computes. Under offload its weights lie on no device, and accelerate moves what the layer is given."""
     return next((p.device for p in layer.parameters() if not p.is_meta), otherwise.device)

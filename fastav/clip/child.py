@@ -35,7 +35,7 @@ def call(function: str, *args, patience_sec: float, max_bytes: int, **callbacks:
     Raises Died, TooSlow, and MemoryError for a child that asked for more.
     """
     serve = f"import sys; sys.path[:] = {[str(p) for p in sys.path]}; from fastav.clip.child import _serve; _serve()"
-    one_thread = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # numpy's, whose stacks would count as memory
+    one_thread = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # of numpy: stacks of more threads would count as memory
     process = subprocess.Popen([sys.executable, "-c", serve], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=one_thread)
     try:
         _send(process, (max_bytes, function, args, list(callbacks)))
@@ -58,7 +58,7 @@ def _send(process: subprocess.Popen, thing) -> None:
         pickle.dump(thing, process.stdin, protocol=5)
         process.stdin.flush()
     except OSError:
-        pass  # it has died: reading its answer tells how
+        pass  # it has died: `_answer` tells how
 
 
 def _answer(process: subprocess.Popen, patience_sec: float) -> tuple:

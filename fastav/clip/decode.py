@@ -23,8 +23,8 @@ from fastav.clip import limits
 # FFmpeg's names of the formats in `limits.py`. Without this list it also opens playlists, which name other files of this
 # machine or of its network, pictures, and any .txt as a film of letters.
 _DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,gif,wav,flac,ogg,mp3,aac,ac3,eac3,aiff,caf,amr"
-_UNSTATED = ("mp3", "aac", "ogg", "mpegts", "mpeg", "ac3", "eac3", "amr")  # no word on how long they are
-_SEARCHED = ("mpegts", "mpeg")  # no index: FFmpeg's search for a time lands somewhere near it
+_UNSTATED = ("mp3", "aac", "ogg", "mpegts", "mpeg", "ac3", "eac3", "amr")  # these do not state their length
+_SEARCHED = ("mpegts", "mpeg")  # no index: FFmpeg's seek lands near the time, not at it
 
 _BLOCK = 1 << 14  # samples resampled at a time
 

@@ -24,7 +24,7 @@ _HEADS = (b"\x1aE\xdf\xa3", b"RIFF", b"OggS", b"fLaC", b"GIF8", b"0&\xb2u", b"FO
 
 
 def read_file(path: Path, size, channels: str, rate: int, choose: Callable, keep: Callable, hear: Callable) -> dict:
-    """The fields of a Clip that are neither its arrays nor known beforehand, and "span", see below.
+    """The fields of a Clip but for name, arrays, digest and sampler; and "span", see below.
 
     choose: (float64 [n] seconds of the video's frames, its duration) -> int64 [F], 0..n-1, the frames to decode.
     keep: called with each of them, bool [F] the places in the clip that it takes and uint8 [h, w, 3].

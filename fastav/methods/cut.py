@@ -47,7 +47,7 @@ class Method(ABC):
         check(self)
 
     def enters(self, layout: TokenLayout) -> np.ndarray:
-        """bool [N]: the tokens of which the prompt is made. What is left out never was there: the others are renumbered from 0,
+        """bool [N]: the tokens that enter the decoder. The others are left out of the prompt: positions are renumbered from 0,
         and `cuts` is asked about the shorter layout.
         """
         return np.ones(len(layout), bool)

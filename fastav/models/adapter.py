@@ -97,7 +97,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def encode(self, clip: Clip) -> Any:
-        """The media features of a clip, whatever `prepare` needs. Run once per clip; takes what its sampler chooses."""
+        """The media features of a clip, whatever `prepare` needs. Run once per clip, on the frames that `sampler` chooses."""
 
     @abstractmethod
     def prepare(self, features: Any, clip: Clip, question: str) -> Inputs:

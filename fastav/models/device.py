@@ -103,5 +103,5 @@ def _called(gpu: torch.device) -> str:
 
 @lru_cache
 def _say(text: str) -> None:
-    """Once: the same model is resolved again and again. Python shows a warning on stderr where nobody has set up logging."""
+    """Each text once: a model is resolved several times. Python prints a warning on stderr where no logging is set up."""
     logging.getLogger(__name__).warning(text)

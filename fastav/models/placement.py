@@ -60,7 +60,7 @@ def _spread(module: nn.Module, dtype: torch.dtype) -> dict:
     everything, they hold shares as equal as whole decoder layers allow.
     """
     whole = sorted({c for m in module.modules() for c in getattr(m, "_no_split_modules", None) or ()})
-    # Not the model itself: accelerate warns of a config that ties weights, and whatever `empty` makes has none that are tied.
+    # Wrapped, because accelerate warns of a model whose config ties weights; what `empty` makes has none that are tied.
     wrapped = nn.ModuleDict({"model": module})
     room = _room()
 
