@@ -1,22 +1,27 @@
-"""The table of mutants against the code it changes: that tests notice them is for `make mutants`, which takes minutes."""
+"""The tables of mutants against the code and the tests that they name: that these notice is for `make mutants`, minutes long."""
 
-import sys
+import re
+from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests/mutants"))
+from mutants.run import TABLES
 
-from mutants import MUTANTS  # noqa: E402  (its folder is no package)
+ROOT = Path(__file__).resolve().parents[1]
+MUTANTS = [mutant for table in TABLES.values() for mutant in table]
 
 
 def test_every_mutant_still_fits_one_line_of_its_file():
-    for (file, test), mutants in MUTANTS.items():
-        source = (ROOT / file).read_text()
-        assert (ROOT / test).is_file()
-        for name, old, new in mutants:
-            assert source.count(old) == 1 and "\n" not in old + new, f"{name}: {old!r} occurs {source.count(old)} times in {file}"
+    for name, file, old, new, _ in MUTANTS:
+        n_found = (ROOT / file).read_text().count(old)
+        assert n_found == 1 and "\n" not in old + new and old != new, f"{name}: {old!r} occurs {n_found} times in {file}"
+
+
+def test_every_mutant_names_a_test_that_exists():
+    for name, *_, test in MUTANTS:
+        file, _, function = re.fullmatch(r"(tests/test_\w+\.py)(::)(test_\w+)(\[.+\])?", test).groups()[:3]
+        assert f"\ndef {function}(" in (ROOT / file).read_text(), f"{name}: {test} does not exist"
 
 
 def test_no_two_mutants_share_a_name():
-    names = [name for mutants in MUTANTS.values() for name, *_ in mutants]
-    assert len(set(names)) == len(names) >= 12
+    assert [name for name, n in Counter(mutant.name for mutant in MUTANTS).items() if n > 1] == []
+    assert len(MUTANTS) >= 12
