@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from footage import painted, tone
+from footage import number_in, painted, tone
 
 from fastav.clip.clip import clip_from_arrays
-from fastav.clip.sampling import uniform
+from fastav.clip.sampling import chosen, uniform
 from fastav.clip.write import write_clip
+from fastav.errors import UserError
 
 
 def test_uniform_takes_the_middles_of_equal_parts():
@@ -16,6 +17,21 @@ def test_uniform_takes_the_middles_of_equal_parts():
     assert uniform(1)(1, 25, 0.04) == [0]
     with pytest.raises(ValueError, match="at least 1, got 0"):
         uniform(0)
+
+
+def test_a_frame_is_shown_from_its_own_time_on():
+    """By hand: four parts of 8 s have their middles at 1, 3, 5 and 7 s; the second frame begins at 1 s."""
+    assert chosen(uniform(4), np.array([0.0, 1.0, 1.2, 6.0]), 8.0).tolist() == [1, 2, 2, 3]
+
+
+def test_samplers_that_choose_alike_are_equal():
+    """A clip that was read for one is as it is for the other, and refused to a third."""
+    clip = clip_from_arrays(np.stack([painted(i) for i in range(8)]), 8, None).sampled(uniform(4))
+    assert [number_in(frame) for frame in clip.frames] == [1, 3, 5, 7]
+    np.testing.assert_array_equal(clip.frame_times_sec, np.array([1, 3, 5, 7]) / 8)
+    assert clip.sampled(uniform(4)) is clip
+    with pytest.raises(UserError, match="its frames were chosen for another model"):
+        clip.sampled(uniform(2))
 
 
 def test_arrays_that_cannot_be_a_clip_are_refused(tmp_path):

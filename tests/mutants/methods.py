@@ -20,9 +20,9 @@ MUTANTS = [
     Mutant(
         "half a plan is left where it cannot be written",
         "fastav/plan.py",
-        'part = path.with_name(f".{os.getpid()}.plan")',
-        "part = path",
-        "tests/test_methods.py::test_plan_keeps_offsets_above_its_threshold_and_nothing_beyond_the_curve",
+        "part.unlink(missing_ok=True)",
+        "pass",
+        "tests/test_methods.py::test_a_plan_that_cannot_be_written_leaves_nothing_behind",
     ),
     Mutant(
         "a share is rounded down",
