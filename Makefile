@@ -7,7 +7,7 @@ VENV := .venv/bin/python
 PYTEST := OMP_NUM_THREADS=1 $(VENV) -m pytest -n 2 --dist loadfile
 # What depends on the insides of transformers, gradio, av and moviepy.
 VERSIONED := $(addprefix tests/test_,engine.py decoder.py native.py qwen2_5_omni.py videollama2.py video_salmonn2.py \
-	cost.py session.py media.py app.py)
+	cost.py session.py clip.py read.py read_sound.py read_formats.py read_damaged.py write.py app.py)
 
 help:
 	@echo "make demo          set up, then start the page on http://127.0.0.1:7860"
@@ -40,7 +40,7 @@ fuzz: .venv/ready-dev
 	$(VENV) tests/fuzz_media.py
 
 mutants: .venv/ready-dev
-	$(VENV) tests/mutants/mutants.py
+	$(VENV) tests/mutants/run.py
 
 lint: .venv/ready-dev
 	$(VENV) -m ruff check .

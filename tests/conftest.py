@@ -99,3 +99,19 @@ def prompt(model, n=66, seed=1):
 def rotary(model):
     """What masked_run wants: n -> (cos, sin) of n positions."""
     return lambda n: model.model.rotary_emb(torch.zeros(1, 1, dtype=torch.float64), torch.arange(n)[None])
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory):
+    """`videos / name` is the path of a file of `footage.VIDEOS`."""
+    from footage import Videos  # imports PyAV, which few tests need
+
+    return Videos(tmp_path_factory.mktemp("videos"))
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """read_clip without its child: what is done can be counted, and hundreds of files are read in seconds."""
+    from fuzz_media import call_here
+
+    monkeypatch.setattr("fastav.clip.child.call", call_here)

@@ -1,14 +1,19 @@
-"""What a machine's GPUs can do, before anything is loaded. Oracle: NVIDIA's compute capabilities, on faked cards."""
+"""What a machine's GPUs can do, before anything is loaded, and a prompt's subset. Oracles: NVIDIA's compute capabilities, on
+faked cards; indexing by hand.
+"""
 
 import logging
 
 import fake_cuda
+import numpy as np
 import pytest
 import torch
 from fake_cuda import Card
 
 from fastav.errors import UserError
+from fastav.layout import TokenLayout
 from fastav.models import load_model
+from fastav.models.adapter import Inputs
 from fastav.models.device import resolve
 
 T4, OLDER, A100 = Card("Tesla T4", (7, 5), 16e9), Card("Quadro P2000", (6, 1), 5e9), Card()
@@ -120,3 +125,15 @@ def test_a_gpu_that_this_torch_has_no_code_for_is_refused(monkeypatch, built_for
     with pytest.raises(UserError, match=rf"built for compute capability .* does not run on cuda:0 \({card.name}, "):
         resolve("cuda")
     assert resolve("cpu")[0] == torch.device("cpu")
+
+
+def test_a_subset_of_a_prompt_is_renumbered_unless_it_stands_in_time_and_space():
+    layout = TokenLayout.of(("text", 1), ("audio", 3, 2), ("text", 1))
+    inputs = Inputs(torch.arange(10.0).view(1, 5, 2), layout, {"eos_token_id": 1})
+    shorter, entered = inputs.subset(~layout.audio_padding)
+    assert entered.tolist() == [0, 1, 2, 4] and shorter.layout.count() == {"text": 2, "video": 0, "audio": 2}
+    assert torch.equal(shorter.embeds, inputs.embeds[:, [0, 1, 2, 4]]) and shorter.generate_kwargs == inputs.generate_kwargs
+    placed = Inputs(inputs.embeds, layout, {"position_ids": torch.zeros(3, 1, 5)})
+    assert placed.subset(np.ones(5, bool))[0] is placed
+    with pytest.raises(UserError, match="its prompt cannot be renumbered by trim"):
+        placed.subset(~layout.audio_padding)

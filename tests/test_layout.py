@@ -47,6 +47,17 @@ def test_runs_rebuild_the_layout():
     ]
 
 
+def test_seconds_and_the_question_by_hand():
+    """Padding has no second, nor has text; the question is text of its own."""
+    layout = TokenLayout.of(("text", 1), ("video", 4, 2), ("audio", 3, 2), ("question", 2), ("text", 1))
+    assert layout.question.tolist() == [False] * 8 + [True, True, False]
+    assert layout.count() == {"text": 4, "video": 4, "audio": 3}
+    nan = np.nan
+    timed = layout.timed([0.5, 1.5], [0.1, 0.2, 0.3])
+    np.testing.assert_allclose(timed.time_sec, [nan, 0.5, 0.5, 1.5, 1.5, 0.1, 0.2, nan, nan, nan, nan], rtol=1e-6)
+    np.testing.assert_array_equal(layout.timed([0.5, 1.5]).time_sec[5:], [nan] * 6)
+
+
 def test_bad_segments_are_named():
     with pytest.raises(UserError, match="unknown token kind 'image'"):
         TokenLayout.of(("image", 3))

@@ -115,6 +115,13 @@ def test_plan_keeps_offsets_above_its_threshold_and_nothing_beyond_the_curve(tmp
         FastAV(plan=str(tmp_path / "missing.json")).cuts(layout, 4)
 
 
+def test_a_plan_that_cannot_be_written_leaves_nothing_behind(tmp_path):
+    (tmp_path / "plan.json").mkdir()
+    with pytest.raises(UserError, match="plan.json"):
+        Plan("tiny", 3, "visible-column", 0.5, 1, 0.5, 0.3, (0.5,), (0.0,)).write(tmp_path / "plan.json")
+    assert [path.name for path in tmp_path.rglob("*")] == ["plan.json"]
+
+
 def plan_file(folder, **fields):
     """A plan of model "m", start 3 of 6 layers, that keeps two of four offsets, with other fields in place of its own."""
     record = {"model": "m", "start": 3, "n_layers": 6, "statistic": "column", "alpha": 0.5, "n_clips": 1, "keep": 0.5}

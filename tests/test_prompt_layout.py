@@ -46,7 +46,7 @@ def test_the_questions_tokens_spell_the_question(adapter, question, streams):
     table = adapter.model.get_input_embeddings().weight
     ids = torch.cdist(rows, table).argmin(1).tolist()
     assert adapter.decode(ids).lower() == question.lower()
-    assert not found.layout.question[found.layout.media].any()
+    assert not found.layout.question[found.layout.media].any() and not found.layout.question[-1]  # where the answer begins
 
 
 @pytest.mark.parametrize("adapter", NAMES, indirect=True)
@@ -89,6 +89,19 @@ def test_seconds_of_video_salmonn2(adapter):
     layout = prompt(adapter, footage(4.0)).layout
     assert by_token(layout, VIDEO) == [0.0, 1.0, 2.0, 3.0]
     assert by_token(layout, AUDIO) == [0.25 + i / 2 for i in range(8)]
+
+
+@pytest.mark.parametrize("adapter", ["video-salmonn-2"], indirect=True)
+def test_sound_that_video_salmonn2_repeats_keeps_its_seconds(adapter):
+    """7 frames share 60 tokens as 63. Oracle: the feature that each row of the prompt is equal to."""
+    clip = footage(7.0)
+    features = adapter.encode(clip)
+    found = adapter.prepare(features, clip, QUESTION)
+    heard = found.layout.kind == AUDIO
+    index = torch.cdist(found.embeds[0, heard], features.audio).argmin(1).numpy()
+    assert len(index) == 63 and len(set(index.tolist())) == 60
+    seconds = np.where(found.layout.audio_padding[heard], np.nan, 0.25 + index / 2)
+    np.testing.assert_allclose(found.layout.time_sec[heard], seconds, atol=1e-4)
 
 
 @pytest.mark.parametrize("adapter", ["qwen2.5-omni"], indirect=True)

@@ -249,6 +249,19 @@ def test_tokens_that_hear_a_sample():
     assert {n: inputs.n_sounding(n, BeatsConfig()) for n in heard} == heard
 
 
+def test_tokens_of_padding_have_no_second():
+    """By hand: the middles of patches are 0.0875 + 0.16 p s, of which six lie in a track of 1 s; 8 tokens each."""
+    seconds = inputs.heard_sec(16_000, False, BeatsConfig())
+    np.testing.assert_allclose(seconds[:48], np.repeat(0.0875 + 0.16 * np.arange(6), 8))
+    assert len(seconds) == 1496 and np.isnan(seconds[48:]).all()
+
+
+def test_a_middle_between_two_frames_is_the_later_frame():
+    """As the reference's 1e-6 has it. By hand: eight parts of 9 frames are 1 long, with middles 0.5, 1.5, ..."""
+    assert inputs.Middles(8)(9) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert inputs.Middles(2)(1) == [0, 0]
+
+
 @pytest.mark.parametrize("placeholder", ["<video>", "<audio>", "<image>"])
 def test_a_question_with_a_placeholder_is_refused(tiny, placeholder):
     with pytest.raises(UserError, match=f"question contains {placeholder}"):

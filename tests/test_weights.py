@@ -96,6 +96,12 @@ def test_a_map_that_names_no_place_is_refused(tmp_path, tensors):
         load(tmp_path / "c", device_map="all")
 
 
+def test_a_map_that_misses_a_part_is_refused_before_reading(tmp_path, tensors, monkeypatch):
+    monkeypatch.setattr(weights.Weights, "tensors", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(UserError, match="the device map has no place for b.weight; it names a$"):
+        load(write(tmp_path / "c", tensors), device_map={"a": "cpu"})
+
+
 def a_videollama2():
     return videollama2.VideoLLaMA2({**published.EXPECTED, **published.EXPECTED_SIZES})
 
@@ -190,6 +196,13 @@ def test_auto_uses_no_place_that_is_full(monkeypatch):
     assert shares(monkeypatch, a_videollama2).keys() == {"disk"}
 
 
+def test_an_integrated_cards_memory_is_the_main_memory_and_counts_once(monkeypatch):
+    """16 GB in all: what does not fit goes to disk, since main memory has no other 16 GB."""
+    fake_cuda.install(monkeypatch, Card(free=16e9), main_memory=16e9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device=None: SimpleNamespace(is_integrated=True))
+    assert shares(monkeypatch, a_videollama2).keys() == {0, "disk"}
+
+
 def test_what_torch_keeps_of_a_card_is_free(monkeypatch):
     """18 GB that an earlier model left to torch's own pool, and 2 that it gave back: all 17 GB fit."""
     fake_cuda.install(monkeypatch, Card(free=2e9))
@@ -216,6 +229,20 @@ def test_keys_given_twice_or_quantised_are_named(tmp_path, tensors):
     quantised = {**tensors, "model.a.weight": tensors["model.a.weight"].to(torch.int8)}
     with pytest.raises(UserError, match="quantised or no floating point: model.a.weight$"):
         load(write(tmp_path / "int8", quantised))
+
+
+def test_a_key_of_two_files_is_named(tmp_path, tensors):
+    folder = write(tmp_path / "c", tensors, "sharded safetensors")
+    first, second = sorted(folder.glob("*.safetensors"))
+    save_file(tensors, second)
+    key = next(iter(tensors))
+    with pytest.raises(UserError, match=f"{key} lies both in {first.name} and in {second.name} of "):
+        weights.Weights(folder)
+
+
+def test_a_pickle_cannot_stay_on_disk(tmp_path, tensors):
+    with pytest.raises(UserError, match=r"pytorch_model.bin: only safetensors files can stay on disk"):
+        load(write(tmp_path / "c", tensors, "bin"), device_map={"a": "disk", "b": "cpu"})
 
 
 def test_a_missing_key_has_the_checkpoints_name(tmp_path, tensors):
