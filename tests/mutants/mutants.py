@@ -38,8 +38,9 @@ MUTANTS = {
         ("the last token may leave", "free[-1] = False", "free[0] = False"),
     ],
     ("fastav/methods/setting.py", "tests/test_methods.py"): [
-        ("a number beyond its range passes", "(high is not None and value > high)", "(high is not None and value > 2 * high)"),
-        ("any word is a choice", "if choices and value not in choices:", "if False:"),
+        ("a number beyond its range passes", "value > self.high)", "value > 2 * self.high)"),
+        ("any word is a choice", "if self.choices and not any(_is(value, choice) for choice in self.choices):", "if False:"),
+        ("an optional number stays text", "if kind is not NoneType), hint)", "if kind is NoneType), hint)"),
     ],
     ("fastav/methods/random.py", "tests/test_methods.py"): [
         ("random rule ignores the request", r'f"{seed}\0{request_id}\0{stage}"', r'f"{seed}\0{stage}"'),
@@ -71,7 +72,6 @@ MUTANTS = {
     ("fastav/methods/text.py", "tests/test_methods.py"): [
         ("any alphabet's digits are a number", 're.fullmatch(r"-?[0-9]{1,18}", text)', r're.fullmatch(r"-?\d{1,18}", text)'),
         ("the later of two values wins", "if key in values:", "if False:"),
-        ("an optional number stays text", "if k is not NoneType), kind)", "if k is NoneType), kind)"),
     ],
     ("fastav/methods/trim.py", "tests/test_methods.py"): [
         ("trim keeps the padding and drops the rest", "return ~layout.audio_padding", "return layout.audio_padding"),
@@ -423,6 +423,14 @@ MUTANTS = {
     ("fastav/stats.py", "tests/test_stats.py"): [
         ("an interval narrower than Wilson's", "return max(1.0, sum(", "return max(0.0, sum("),
         ("clips do not count", "by_clip[clip] += value - mean", "by_clip[object()] += value - mean"),
+    ],
+    ("fastav/methods/listing.py", "tests/test_cli.py"): [
+        (
+            "the middle layer reads as none",
+            'default = "the middle layer" if each.layer and',
+            'default = "the middle layer" if False and',
+        ),
+        ("a sentence ends at an abbreviation", r'r"(?<=\.) (?=[A-Z])"', r'r"(?<=\.) "'),
     ],
 }
 
