@@ -135,7 +135,7 @@ def test_every_method_is_asked_by_its_name(clips, capsys, method):
     """Oracle: the record's own text form, read again. FastAV-tiny's prompt has no padding that trim could leave out."""
     assert main([str(clips / "both.mp4"), QUESTION, "--method", method, "--json"]) == 0
     pruned = json.loads(capsys.readouterr().out)["pruned"]
-    assert pruned["method"] == str(parse(method, 8))
+    assert pruned["method"] == str(parse(method, 8)) and pruned["grids"] == [[4, 4]] * 8
     assert (pruned["lengths"][-1] < sum(pruned["tokens_before"].values())) == (method not in ("trim", "vanilla"))
 
 

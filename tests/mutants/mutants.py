@@ -432,6 +432,9 @@ MUTANTS = {
         ),
         ("a sentence ends at an abbreviation", r'r"(?<=\.) (?=[A-Z])"', r'r"(?<=\.) "'),
     ],
+    ("fastav/page/view.py", "tests/test_view.py"): [
+        ("time tokens are drawn", "tokens[: rows * cols]", "tokens"),
+    ],
 }
 
 
