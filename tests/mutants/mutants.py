@@ -328,9 +328,13 @@ MUTANTS = {
         ("not sure of something else", 'r"(?! (?:what|which|who|', 'r"(?! (?:who|'),
     ],
     ("fastav/page/request.py", "tests/test_app.py"): [
-        ("half a layer is cut off", "(isinstance(value, float) and value.is_integer())", "isinstance(value, float)"),
-        ("true is a layer", "if isinstance(value, bool) or not whole or", "if not whole or"),
-        ("a link brings settings that the page does not show", "trim, n_layers) != asked:", "trim, n_layers) is None:"),
+        ("a visitor names a file", "if each.file and getattr(", "if False and getattr("),
+        (
+            "a path reaches the text form",
+            're.fullmatch(r"[a-z0-9_.:=,+()-]{1,200}", text)',
+            're.fullmatch(r"[^<>]{1,200}", text)',
+        ),
+        ("the page's limits are the method's", "each.check(getattr(inner, each.name))", "each.check(None)"),
     ],
     ("fastav/page/sessions.py", "tests/test_app.py"): [
         ("a visitor loads any model", "if name not in self.offered:", "if name not in models.names():"),
@@ -424,6 +428,10 @@ MUTANTS = {
         ("an interval narrower than Wilson's", "return max(1.0, sum(", "return max(0.0, sum("),
         ("clips do not count", "by_clip[clip] += value - mean", "by_clip[object()] += value - mean"),
     ],
+    ("fastav/methods/cut.py", "tests/test_app.py"): [
+        ("a layer beyond the last passes", "if not each.low <= layer < n_layers:", "if layer > n_layers:"),
+        ("a yes is no text form", "str(value).lower() if isinstance(value, bool) else value", "value"),
+    ],
     ("fastav/methods/listing.py", "tests/test_cli.py"): [
         (
             "the middle layer reads as none",
@@ -431,6 +439,11 @@ MUTANTS = {
             'default = "the middle layer" if False and',
         ),
         ("a sentence ends at an abbreviation", r'r"(?<=\.) (?=[A-Z])"', r'r"(?<=\.) "'),
+    ],
+    ("fastav/page/controls.py", "tests/test_app.py"): [
+        ("the controls of all methods are shown", "gr.update(visible=each == name)", "gr.update(visible=True)"),
+        ("another model's last layer", '{"maximum": each.high} if each.layer', '{"maximum": each.high} if False'),
+        ("no first(N) may be typed", "allow_custom_value=any(", "allow_custom_value=all("),
     ],
     ("fastav/page/view.py", "tests/test_view.py"): [
         ("time tokens are drawn", "tokens[: rows * cols]", "tokens"),
