@@ -1,5 +1,6 @@
 """The page's handlers, called directly with a stub session. Oracle: what the stub was asked and gave."""
 
+import ast
 import dataclasses
 import html
 import json
@@ -291,6 +292,16 @@ def test_the_controls_of_fastav_are_those_of_the_paper():
     assert isinstance(seed, gr.Number) and p.label == "Percent per layer (P)"
     assert p.info == "percent of the unprotected tokens that leave after each layer"
     assert box("stride:keep").step == 0.001
+
+
+def test_the_doors_name_no_methods_class():
+    """Read from the source: what a class is called, in code and not in a sentence."""
+    root, classes = app.ASSETS.parent, {kind.__name__ for kind in (*methods.METHODS.values(), methods.Trim)}
+    files = [root / "app.py", root / "fastav/session.py", *(root / "fastav/page").glob("*.py"), *(root / "eval").rglob("*.py")]
+    for file in files:
+        nodes = list(ast.walk(ast.parse(file.read_text())))
+        named = {getattr(node, "id", getattr(node, "attr", getattr(node, "name", None))) for node in nodes}
+        assert not named & classes, file
 
 
 @dataclasses.dataclass(frozen=True)
