@@ -24,7 +24,8 @@ sessions = command.begin(sys.argv[1:]) if __name__ == "__main__" else Sessions(c
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr  # noqa: E402  after the switch above, which it reads at import
 
-from fastav.page.handlers import Handlers  # noqa: E402  it imports gradio
+from fastav.page.controls import Controls  # noqa: E402  it imports gradio
+from fastav.page.handlers import Handlers  # noqa: E402
 
 ASSETS = Path(__file__).parent / "assets"
 MAX_QUESTION = request.MAX_QUESTION
@@ -37,18 +38,6 @@ QUESTIONS = (
     "How many objects are visible?",
     "Describe what you see and hear in a single sentence.",
 )
-RULES = [
-    ("keep what the model's rule keeps", "model"),
-    ("keep all", "all"),
-    ("keep the first 750 positions", "first(750)"),
-    ("remove all audio and video", "none"),
-    ("remove at random", "random"),
-    ("remove most attended", "top-attentive"),
-    ("remove least attended", "low-attentive"),
-    ("remove most informative", "top-informative"),
-    ("remove least informative", "low-informative"),
-]
-FINE = [("remove least attended", "low"), ("remove most attended", "top"), ("remove at random", "random")]
 ABOUT = (
     "The built-in model, FastAV-tiny, knows a small drawn world: simple objects and the sounds they make. "
     "It cannot understand real-life footage."
@@ -69,9 +58,9 @@ def boxed(handler):
     return run
 
 
-preview, describe = handlers.preview, handlers.describe  # of one box each
-compare, measure = boxed(handlers.compare), boxed(handlers.measure)
-change_model, restore = boxed(handlers.change_model), boxed(handlers.restore)
+preview = handlers.preview  # of one box
+compare, measure, restore = boxed(handlers.compare), boxed(handlers.measure), boxed(handlers.restore)
+choose, change_model = boxed(handlers.choose), boxed(handlers.change_model)
 
 THEME = gr.themes.Base(
     primary_hue="orange",
@@ -128,21 +117,10 @@ with Page(title="FastAV", delete_cache=(600, 3600), analytics_enabled=False) as 
                 measure_button = gr.Button("Measure", min_width=70)
             with gr.Accordion("Pruning settings", open=False):
                 model_box = gr.Dropdown(sessions.offered, value=sessions.given.model, label="Model")
-                with gr.Row():
-                    # Any first(N) may be typed.
-                    rule_box = gr.Dropdown(
-                        RULES, value="model", label="Once, at the start layer", allow_custom_value=True, min_width=220
-                    )
-                    fine_box = gr.Dropdown(FINE, value="low", label="After every layer from there", min_width=220)
-                with gr.Row():
-                    # 4 of 8 layers is FastAV-tiny; `fit` sets the limits of the model at hand.
-                    start_box = gr.Slider(1, 7, value=4, step=1, label="Start layer", min_width=220, buttons=[])
-                    p_box = gr.Slider(
-                        0, request.MAX_P, value=20, step=1, label="Percent per layer (P)", min_width=220, buttons=[]
-                    )
-                trim_box = gr.Checkbox(label="Before the decoder: leave out encoded audio padding (trim)")
+                # FastAV-tiny has 8 layers; `fit` sets the limits of the model at hand.
+                controls = Controls("fastav", n_layers=8)
                 method_box = gr.Textbox(
-                    str(request.method(4, 20, "model", "low")),
+                    str(request.method("fastav", n_layers=8)),
                     label="As text",
                     interactive=False,
                     buttons=["copy"],
@@ -153,7 +131,7 @@ with Page(title="FastAV", delete_cache=(600, 3600), analytics_enabled=False) as 
         with gr.Column(min_width=300):  # a column each, or gradio joins the two boxes into one
             vanilla_box = gr.Textbox(label="Vanilla", lines=3, interactive=False, elem_classes="fa-answer", elem_id="vanilla")
         with gr.Column(min_width=300):
-            pruned_box = gr.Textbox(label="FastAV", lines=3, interactive=False, elem_classes="fa-answer", elem_id="pruned")
+            pruned_box = gr.Textbox(label="Pruned", lines=3, interactive=False, elem_classes="fa-answer", elem_id="pruned")
     headline_box = gr.HTML("", elem_id="headline")
     with gr.Row(visible=False) as results:
         with gr.Column(scale=3, min_width=300):
@@ -162,12 +140,10 @@ with Page(title="FastAV", delete_cache=(600, 3600), analytics_enabled=False) as 
             table_box = gr.HTML("", elem_id="figures")
 
     BOXES = {
-        "about": about_box, "question": question_box, "model": model_box, "start": start_box, "p": p_box, "rule": rule_box,
-        "fine": fine_box, "trim": trim_box, "method": method_box, "vanilla": vanilla_box, "pruned": pruned_box,
-        "headline": headline_box, "results": results, "map": map_box, "table": table_box,
+        "about": about_box, "question": question_box, "model": model_box, "method": method_box, "vanilla": vanilla_box,
+        "pruned": pruned_box, "headline": headline_box, "results": results, "map": map_box, "table": table_box, **controls.boxes,
     }  # fmt: skip
-    settings = [start_box, p_box, rule_box, fine_box, trim_box]
-    inputs = [file_box, question_box, model_box, *settings]
+    inputs = [file_box, question_box, model_box, method_box]
     outputs = [vanilla_box, pruned_box, headline_box, results, map_box, table_box]
     raw = {"preprocess": False}  # the handlers check: gradio would cut, round or end in a traceback
     timed_runs = {"concurrency_id": "device", "concurrency_limit": 1, "show_progress_on": headline_box, **raw}
@@ -176,11 +152,10 @@ with Page(title="FastAV", delete_cache=(600, 3600), analytics_enabled=False) as 
     stopped = '<p class="fa-status">Stopped.</p>'
     stop_button.click(lambda: stopped, None, headline_box, cancels=[run, measured], queue=False, api_visibility="private")
     file_box.change(preview, [file_box, model_box], preview_box, show_progress="minimal", api_visibility="private", **raw)
-    gr.on(
-        [box.input for box in settings], describe, settings, method_box,
-        trigger_mode="always_last", show_progress="hidden", api_visibility="private", **raw,
-    )  # fmt: skip
-    fitted = [*settings, method_box, about_box]
+    fitted = [*controls.boxes.values(), method_box, about_box]
+    name_box, rows = controls.boxes["name"], [box for name, box in controls.boxes.items() if name.endswith(":")]
+    gr.on([box.input for box in controls.inputs], None, controls.inputs, method_box, js=controls.write)
+    name_box.input(choose, name_box, rows, show_progress="hidden", api_visibility="private", **raw)
     model_box.input(change_model, model_box, fitted, api_visibility="private", **raw)
     share_button.click(None, [model_box, method_box, question_box], None, js=SHARE)
     demo.load(restore, None, [question_box, model_box, *fitted], show_progress="hidden", api_visibility="private")

@@ -59,7 +59,8 @@ def parser() -> argparse.ArgumentParser:
         "--method",
         action="append",
         metavar="TEXT",
-        help='pruning method beside vanilla, e.g. "fastav:p=30"; may be repeated (default: fastav)',
+        help='pruning method beside vanilla, e.g. "fastav:p=30"; may be repeated; all are listed by `python -m fastav methods` '
+        "(default: fastav)",
     )
     arguments.add(p)
     where = p.add_argument_group("where to")

@@ -1,9 +1,11 @@
-"""Ask a clip a question, once without and once with pruning; calibrate the pruning rule of a model; check a checkpoint.
+"""Ask a clip a question, once without and once with pruning; calibrate the pruning rule of a model; check a checkpoint; list
+the pruning methods.
 
     python -m fastav clip.mp4 "Is the bell making sound in the audio?"
     python -m fastav clip.mp4 "What color is the car?" --method fastav:p=30,rule=random --json
     python -m fastav calibrate --model videollama2.1-av --clips DIR --output plan.json
     python -m fastav check --model videollama2.1-av --checkpoint DIR
+    python -m fastav methods
 
 Answers and figures go to stdout (with --json: the record alone), progress to stderr. A problem you can fix is one line
 on stderr and exit code 2; Ctrl-C is the line "interrupted" and 130.
@@ -47,6 +49,8 @@ def _run(argv: list[str]) -> int:
             return calibrate(_calibrate_parser().parse_args(argv[1:]))
         if argv[:1] == ["check"]:
             return check(_check_parser().parse_args(argv[1:]))
+        if argv[:1] == ["methods"]:
+            return methods(_methods_parser().parse_args(argv[1:]))
         return ask(_ask_parser().parse_args(argv))
     except UserError as error:
         print(f"fastav: {' '.join(str(error).split())}", file=sys.stderr)
@@ -64,10 +68,11 @@ def ask(options) -> int:
     import json
     from pathlib import Path
 
-    from fastav import methods, models
+    from fastav import models
     from fastav.errors import UserError
+    from fastav.methods import parse
 
-    methods.parse(options.method)  # names are checked before anything heavy is loaded
+    parse(options.method)  # names are checked before anything heavy is loaded
     models.check_name(options.model)
     if not options.question.strip():
         raise UserError("the question is empty; ask something about the clip")
@@ -149,6 +154,14 @@ def check(options) -> int:
     return 0 if passed else 1
 
 
+def methods(options) -> int:
+    """List the pruning methods that --method takes, each with its settings."""
+    from fastav.methods.listing import listing
+
+    print(listing(options.name))
+    return 0
+
+
 def _load(options):
     from fastav import models, session
     from fastav.models import arguments
@@ -175,7 +188,10 @@ def _ask_parser():
     parser.add_argument("clip", help="video or audio file")
     parser.add_argument("question", help="what to ask about it")
     parser.add_argument(
-        "--method", default="fastav", metavar="TEXT", help="pruning method, e.g. fastav:start=4,p=20,rule=model (default: fastav)"
+        "--method",
+        default="fastav",
+        metavar="TEXT",
+        help="pruning method, e.g. fastav:start=4,p=20,rule=model; `methods` in place of the clip lists all (default: fastav)",
     )
     parser.add_argument("--json", action="store_true", help="print the record as one JSON document instead of text")
     parser.add_argument("--measure", action="store_true", help="medians of interleaved repeats instead of single runs")
@@ -226,6 +242,12 @@ def _check_parser():
 
     parser = _parser("check", check.__doc__)
     arguments.add(parser)
+    return parser
+
+
+def _methods_parser():
+    parser = _parser("methods", methods.__doc__)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="this one alone (default: all)")
     return parser
 
 

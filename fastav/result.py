@@ -26,6 +26,7 @@ class Result:
     has_audio: bool  # there was an audio stream; a silent one counts
     notes: tuple[str, ...]  # what the person should know: single-stream mode, a cut file, ...
     token_runs: tuple  # [kind, time step, count] runs over the N original positions, see TokenLayout.runs
+    grids: tuple[tuple[int, int], ...]  # (rows, columns) of the video tokens of each time step, see TokenLayout
     layers_seen: tuple[int, ...]  # [N] how many layers computed on the token at each original position
     lengths: tuple[int, ...]  # [L] tokens that layer l computed on at prefill
     tokens_before: dict  # kind -> tokens that enter layer 0
@@ -66,7 +67,7 @@ class Result:
     def from_dict(cls, record: dict) -> Result:
         tuples = {"notes", "layers_seen", "lengths"}
         made = {k: tuple(v) if k in tuples else v for k, v in record.items()}
-        made["token_runs"] = tuple(tuple(run) for run in record["token_runs"])
+        made |= {k: tuple(tuple(each) for each in record[k]) for k in ("token_runs", "grids")}
         return cls(**made)
 
 

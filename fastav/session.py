@@ -186,6 +186,7 @@ class Session:
             has_audio=clip.has_audio,
             notes=tuple(notes),
             token_runs=tuple(tuple(r) for r in layout.runs()),
+            grids=layout.grids,
             layers_seen=tuple(seen.tolist()),
             lengths=tuple(sizes),
             tokens_before=layout.count(),

@@ -111,6 +111,7 @@ class StubSession:
             has_audio=clip.has_audio,
             notes=(),
             token_runs=(("text", -1, 9),),
+            grids=(),
             layers_seen=(8,) * 9,
             lengths=(*[9] * 4, *[n_last] * 4),
             tokens_before={"text": 9},

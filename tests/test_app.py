@@ -1,7 +1,9 @@
 """The page's handlers, called directly with a stub session. Oracle: what the stub was asked and gave."""
 
+import ast
+import dataclasses
+import html
 import json
-import math
 import re
 import subprocess
 import sys
@@ -15,12 +17,16 @@ import pytest
 from test_view import PRUNED_SEEN, make_comparison, make_result
 
 import app
+from fastav import methods
+from fastav.__main__ import main
 from fastav.clip.clip import clip_from_arrays
 from fastav.errors import UserError
+from fastav.methods.setting import setting
+from fastav.page.controls import Controls
 
-SETTINGS = ("tiny", 4, 20, "model", "low")
 GOLDEN = Path(__file__).with_name("golden")
 TEXT = "fastav:start=4,p=20,rule=model,fine=low,protect=text,seed=0"
+SETTINGS = ("tiny", TEXT)
 
 
 class StubSession:
@@ -125,10 +131,11 @@ def test_closing_the_generator_ends_the_run(session):
         ((None, "What?", *SETTINGS), "no clip yet"),
         (("bell.mp4", "  ", *SETTINGS), "question is empty"),
         (("bell.mp4", "x" * 501, *SETTINGS), "at most 500"),
-        (("bell.mp4", "What?", "tiny", 8, 20, "model", "low"), "from 1 to 7"),
-        (("bell.mp4", "What?", "tiny", 4, 101, "model", "low"), "from 0 to 90"),
-        (("bell.mp4", "What?", "tiny", 4, 20, "first(x)", "low"), "unknown rule"),
-        (("bell.mp4", "What?", "tiny", 4, 20, "model", "plan=/etc/passwd"), "unknown fine"),
+        (("bell.mp4", "What?", "tiny", "fastav:start=8"), "from 1 to 7"),
+        (("bell.mp4", "What?", "tiny", "fastav:p=91"), "from 0 to 90"),
+        (("bell.mp4", "What?", "tiny", "fastav:p=101"), "from 0 to 100"),
+        (("bell.mp4", "What?", "tiny", "fastav:rule=first(x)"), "unknown rule"),
+        (("bell.mp4", "What?", "tiny", "trim+fastav:p=20,plan=plan.json"), "plan names a file"),
         (("bad.mp4", "What?", *SETTINGS), "not a clip"),
         (("bell.mp4", "Is the unicorn visible?", *SETTINGS), "unknown word"),
     ],
@@ -142,25 +149,36 @@ def test_what_a_person_can_fix_is_a_toast_and_stays_on_the_page(session, handler
     assert said in last(steps, app.headline_box)
 
 
-NO_SETTINGS = [  # of an API client; a browser sends none of these
-    ({"start": None}, "start must be a whole number"),
-    ({"start": 4.9}, "start must be a whole number"),
-    ({"start": math.nan}, "start must be a whole number"),
-    ({"start": math.inf}, "start must be a whole number"),
-    ({"start": True}, "start must be a whole number"),
-    ({"start": [4]}, "start must be a whole number"),
-    ({"p": None}, "p must be a whole number"),
-    ({"p": "abc"}, "p must be a whole number"),
-    ({"p": 20.5}, "p must be a whole number"),
-    ({"p": False}, "p must be a whole number"),
-    ({"p": 95}, "p must be a whole number from 0 to 90, got 95"),
-    ({"rule": None}, "unknown rule None; allowed: model, all"),
-    ({"rule": ["model"]}, "unknown rule"),
-    ({"rule": {"a": 1}}, "unknown rule"),
-    ({"rule": f"first({'9' * 5000})"}, "unknown rule"),
-    ({"rule": "first(\u0663)"}, "unknown rule"),  # an Arabic three
-    ({"trim": None}, "trim must be true or false"),
-    ({"trim": "yes"}, "trim must be true or false"),
+NO_METHODS = [  # of an API client; a browser sends none of these but what an emptied or overfull number box makes
+    (None, "the method must be text"),
+    (4, "the method must be text"),
+    (True, "the method must be text"),
+    (["fastav"], "the method must be text"),
+    ({"a": 1}, "the method must be text"),
+    ("", "the method must be text"),
+    (f"fastav:rule=first({'9' * 5000})", "the method must be text"),
+    ("fastav:rule=first(\u0663)", "the method must be text"),  # an Arabic three
+    ("fastav:p=20\n", "the method must be text"),
+    ("Fastav", "the method must be text"),
+    ("fastav:start=null", "start must be a whole number"),
+    ("fastav:start=", "start must be a whole number"),
+    ("fastav:start=4.9", "start must be a whole number"),
+    ("fastav:start=4.0", "start must be a whole number"),
+    ("fastav:start=nan", "start must be a whole number"),
+    ("fastav:start=true", "start must be a whole number"),
+    ("fastav:start=0", "start must be a whole number of at least 1"),
+    ("fastav:start=99", "start must be from 1 to 7"),
+    ("fastav:p=abc", "p must be a whole number"),
+    ("fastav:p=20.5", "p must be a whole number"),
+    ("fastav:p=-1", "p must be a whole number from 0 to 100"),
+    ("fastav:p=95", "p must be a whole number from 0 to 90, got 95"),
+    ("fastav:p=20,p=30", "p is given twice"),
+    ("fastav:rule=null", "unknown rule 'null'; allowed: model, all"),
+    ("fastav:rule=first(n)", "unknown rule"),
+    ("stride:keep=1.5", "keep must be a number from 0 to 1"),
+    ("stride:p=20", "unknown setting 'p=20' of stride; allowed: start=, keep="),
+    ("trim+trim", "trims twice"),
+    ("yes", "unknown method 'yes'; allowed: divprune, fastav"),
 ]
 
 
@@ -173,13 +191,18 @@ def refusal(generator):
     return None
 
 
-@pytest.mark.parametrize(("changed", "said"), NO_SETTINGS, ids=lambda value: str(value)[:30])
-@pytest.mark.parametrize("handler", ["compare", "measure", "describe"])
-def test_a_setting_that_is_none_is_refused_and_never_changed(session, handler, changed, said):
-    setting = ({"start": 4, "p": 20, "rule": "model", "fine": "low", "trim": False} | changed).values()
-    request_ = setting if handler == "describe" else ("bell.mp4", "What?", "tiny", *setting)
-    error = refusal(getattr(app, handler)(*request_))
-    assert isinstance(error, gr.Error) and said in error.message and len(error.message) < 300
+def linked(method):
+    return app.restore(SimpleNamespace(query_params={"method": method}))
+
+
+@pytest.mark.parametrize(("method", "said"), NO_METHODS, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize("handler", ["compare", "measure", "link"])
+def test_a_method_that_is_none_is_refused_and_never_changed(session, handler, method, said):
+    if handler == "link" and method is None:
+        return  # a bare address
+    request_ = linked(method) if handler == "link" else getattr(app, handler)("bell.mp4", "What?", "tiny", method)
+    error = refusal(request_)
+    assert isinstance(error, gr.Error) and html.escape(said, quote=True) in error.message and len(error.message) < 400
     assert not error.print_exception and session.asked == []
 
 
@@ -189,15 +212,10 @@ def test_a_question_that_is_no_text_is_refused(session, question):
     assert isinstance(error, gr.Error) and "must be text" in error.message
 
 
-def test_a_whole_number_may_come_with_a_point(session):
-    """JSON has one kind of number, and some clients write 4 as 4.0."""
-    assert list(app.describe(4.0, 20.0, "model", "low")) == [TEXT]
-
-
 def test_markup_in_an_error_is_escaped(session):
     steps = []
     with pytest.raises(gr.Error) as error:
-        collect(app.compare("bell.mp4", "What?", "tiny", 4, 20, "<img src=x onerror=alert(1)>", "low"), steps)
+        collect(app.compare("bell.mp4", "What?", "tiny", "<img src=x onerror=alert(1)>"), steps)
     assert "<img" not in error.value.message and "<img" not in last(steps, app.headline_box)
 
 
@@ -206,21 +224,143 @@ def restored(**query):
     return {box: value for step in steps for box, value in step.items()}
 
 
+def box(name: str):
+    return app.controls.boxes[name]
+
+
 def test_a_share_link_fills_the_page(session):
     method = "fastav:start=3,p=35,rule=first(200),fine=top"
     page = restored(model="tiny", method=method, question="What <b>is</b> it?")
     assert page[app.question_box] == "What <b>is</b> it?"
-    assert page[app.start_box]["value"] == 3 and page[app.start_box]["maximum"] == 7
-    assert (page[app.p_box], page[app.rule_box], page[app.fine_box]) == (35, "first(200)", "top")
+    assert page[box("fastav:start")]["value"] == 3 and page[box("fastav:start")]["maximum"] == 7
+    assert [page[box(f"fastav:{name}")]["value"] for name in ("p", "rule", "fine")] == [35, "first(200)", "top"]
     assert page[app.method_box] == method + ",protect=text,seed=0"
+
+
+def test_a_link_to_another_method_shows_its_controls_alone(session):
+    """By hand: keep as in the link, all else by default, 4 being the middle of 8 layers."""
+    page = restored(method="trim+stride:keep=0.25")
+    assert page[app.method_box] == "trim+stride:start=4,keep=0.25"
+    assert page[box("name")]["value"] == "stride" and page[box("trim")] is True
+    assert [name for name in methods.METHODS if page[box(f"{name}:")]["visible"]] == ["stride"]
+    assert [page[box(f"stride:{name}")]["value"] for name in ("start", "keep")] == [4, 0.25]
+    assert [page[box(f"{name}")]["value"] for name in ("fastav:p", "random:keep", "divprune:start")] == [20, 0.5, 0]
 
 
 def test_trim_is_a_setting_that_runs_and_travels_in_the_link(session):
     page = restored(method="trim+fastav:start=3,p=35")
-    assert page[app.trim_box] is True and page[app.method_box].startswith("trim+fastav:start=3,p=35,rule=model")
-    list(app.compare("bell.mp4", "What?", *SETTINGS, True))
+    assert page[box("trim")] is True and page[app.method_box].startswith("trim+fastav:start=3,p=35,rule=model")
+    steps = list(app.compare("bell.mp4", "What?", "tiny", "trim+" + TEXT))
     assert session.asked[-1] == ("What?", "trim+" + TEXT)
-    assert restored()[app.trim_box] is False
+    assert steps[-1][app.pruned_box]["label"].startswith("Trim + FastAV · first token after")
+    assert restored()[box("trim")] is False
+
+
+# --- methods and their controls: oracle, the methods themselves and the session's own reading of a text form
+
+
+@pytest.mark.parametrize("trim", [False, True])
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_method_can_be_chosen_linked_and_run(session, name, trim):
+    text = str(methods.parse(f"trim+{name}" if trim else name, 8))
+    [rows] = app.choose(name)
+    assert {row: update["visible"] for row, update in rows.items()} == {box(f"{each}:"): each == name for each in methods.METHODS}
+    page = restored(method=text)
+    assert page[app.method_box] == text and page[box("trim")] is trim and page[box("name")]["value"] == name
+    list(app.compare("bell.mp4", "What?", "tiny", text))
+    list(app.measure("bell.mp4", "What?", "tiny", text))
+    assert [method for _, method in session.asked] == ["vanilla", text, text]
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_a_method_has_a_control_for_each_setting_but_files(name):
+    shown = {key.partition(":")[2] for key in app.controls.boxes if key.startswith(f"{name}:")} - {""}
+    every = {field.name for field in dataclasses.fields(methods.METHODS[name])}
+    assert every - shown == ({"plan"} if name == "fastav" else set())
+    method = methods.METHODS[name]().fit(8)
+    assert all(box(f"{name}:{setting}").value == getattr(method, setting) for setting in shown)
+
+
+def test_the_controls_of_fastav_are_those_of_the_paper():
+    """By hand. FastAV-tiny has 8 layers, of which a layer must come before the first that computes on less."""
+    start, p, rule, fine, seed = (box(f"fastav:{name}") for name in ("start", "p", "rule", "fine", "seed"))
+    assert (start.minimum, start.maximum, start.step, start.value) == (1, 7, 1, 4)
+    assert (p.minimum, p.maximum, p.step, p.value) == (0, 90, 1, 20)
+    assert [value for _, value in rule.choices][:4] == ["model", "all", "none", "first(750)"] and rule.allow_custom_value
+    assert ("keep the first 750 positions", "first(750)") in rule.choices
+    assert [value for _, value in fine.choices] == ["low", "top", "random"] and not fine.allow_custom_value
+    assert isinstance(seed, gr.Number) and p.label == "Percent per layer (P)"
+    assert p.info == "percent of the unprotected tokens that leave after each layer"
+    assert box("stride:keep").step == 0.001
+
+
+def test_the_doors_name_no_methods_class():
+    """Read from the source: what a class is called, in code and not in a sentence."""
+    root, classes = app.ASSETS.parent, {kind.__name__ for kind in (*methods.METHODS.values(), methods.Trim)}
+    files = [root / "app.py", root / "fastav/session.py", *(root / "fastav/page").glob("*.py"), *(root / "eval").rglob("*.py")]
+    for file in files:
+        nodes = list(ast.walk(ast.parse(file.read_text())))
+        named = {getattr(node, "id", getattr(node, "attr", getattr(node, "name", None))) for node in nodes}
+        assert not named & classes, file
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepFirst(methods.Method):
+    """The first `n` tokens stay. Nobody knows of it but METHODS."""
+
+    name = "keep-first"
+
+    n: int = setting(3, "how many stay", low=0)
+    share: float = setting(0.25, "of the rest", low=0, high=2)
+    begin: int | None = setting(None, "where", low=0, layer=True)
+    way: str = setting("left", "from which side", choices=("left", "right"))
+    strict: bool = setting(True, "whether")
+    text_note: str = setting("a", "of yours")
+    most: int | None = setting(None, "none for all", low=1)
+    source: str | None = setting(None, "from a file", file=True)
+
+    def cuts(self, layout, n_layers):
+        return {}
+
+
+def test_a_new_method_is_one_class_and_its_place_in_methods(session, monkeypatch, capsys):
+    monkeypatch.setitem(methods.METHODS, "keep-first", KeepFirst)
+    with gr.Blocks():
+        made = Controls("keep-first", n_layers=8)
+    boxes = {name.partition(":")[2]: box for name, box in made.boxes.items() if name.startswith("keep-first:")}
+    assert "keep-first" in [value for _, value in made.boxes["name"].choices] and boxes.pop("").visible
+    assert [(name, type(box), box.label, box.info, box.value) for name, box in boxes.items()] == [
+        ("n", gr.Number, "N", "how many stay", 3),
+        ("share", gr.Slider, "Share", "of the rest", 0.25),
+        ("begin", gr.Slider, "Begin", "where", 4),
+        ("way", gr.Dropdown, "Way", "from which side", "left"),
+        ("strict", gr.Checkbox, "Strict", "whether", True),
+        ("text_note", gr.Textbox, "Text note", "of yours", "a"),
+        ("most", gr.Number, "Most", "none for all", None),
+    ]
+    text = "keep-first:n=3,share=0.25,begin=4,way=left,strict=true,text_note=a"
+    list(app.compare("bell.mp4", "What?", "tiny", "keep-first"))
+    list(app.compare("bell.mp4", "What?", "tiny", "trim+" + text))
+    assert [method for _, method in session.asked[1::2]] == [text, "trim+" + text]
+    for method in (
+        "keep-first:source=x",
+        "keep-first:begin=8",
+        "keep-first:share=2.1",
+        "keep-first:way=up",
+        "keep-first:strict=1",
+    ):
+        assert isinstance(refusal(app.compare("bell.mp4", "What?", "tiny", method)), gr.Error), method
+    assert main(["methods", "keep-first"]) == 0
+    said = capsys.readouterr().out
+    assert said.splitlines()[:4] == [
+        "keep-first",
+        "  The first `n` tokens stay.",
+        "    n=          how many stay",
+        "                a whole number of at least 0; default: 3",
+    ]
+    assert all(
+        part in said for part in ("a number from 0 to 2; default: 0.25", "the middle layer", "true or false; default: True")
+    )
 
 
 def test_a_model_and_its_checkpoint_come_from_the_command_line(monkeypatch):
@@ -249,16 +389,12 @@ def test_a_bare_address_gives_the_models_default(session):
     assert page[app.method_box] == TEXT and page[app.about_box] == session.about and app.question_box not in page
 
 
-@pytest.mark.parametrize("method", ["vanilla", "nonsense", "fastav:start=9", "fastav:p=95", "fastav:plan=x", "fastav:seed=3"])
+@pytest.mark.parametrize(
+    "method", ["nonsense", "fastav:start=9", "fastav:p=95", "fastav:plan=x", "trim+fastav:plan=", "vanilla:p=3"]
+)
 def test_a_link_that_the_page_cannot_show_is_refused(session, method):
     with pytest.raises(gr.Error):
         restored(method=method)
-
-
-@pytest.mark.parametrize("method", ["fastav:p=\u00b2", "fastav:start=" + "9" * 5000, "fastav:rule=first(" + "9" * 5000 + ")"])
-def test_a_link_with_a_number_that_is_none_is_refused(session, method):
-    error = refusal(app.restore(SimpleNamespace(query_params={"method": method})))
-    assert isinstance(error, gr.Error) and "the link asks for" in error.message and len(error.message) < 300
 
 
 def test_a_refused_link_leaves_the_controls_as_the_model_wants_them(session):
@@ -267,18 +403,23 @@ def test_a_refused_link_leaves_the_controls_as_the_model_wants_them(session):
     with pytest.raises(gr.Error):
         collect(app.restore(SimpleNamespace(query_params={"method": "nonsense"})), steps)
     page = {box: value for step in steps for box, value in step.items()}
-    assert page.get(app.method_box) == TEXT and page[app.start_box]["maximum"] == 7
+    assert page.get(app.method_box) == TEXT and page[box("fastav:start")]["maximum"] == 7
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../plan.json", "@plan.json", "plan.json", "assets/tiny/plan-10.json"])
 def test_neither_a_link_nor_an_api_call_names_a_file(session, monkeypatch, path):
     monkeypatch.setattr("fastav.plan.Plan.read", lambda path: pytest.fail(f"{path} was read"))
-    links = [f"fastav:plan={path}", f"trim+fastav:plan={path}", f"fastav:rule={path}", f"fastav:rule=plan={path}", path]
-    for method in links:
-        assert isinstance(refusal(app.restore(SimpleNamespace(query_params={"method": method}))), gr.Error), method
-    for setting in [(4, 20, path, "low"), (4, 20, f"model,plan={path}", "low"), (4, 20, "model", f"low,plan={path}")]:
-        for request_ in ("bell.mp4", "What?", "tiny", *setting), ("bell.mp4", "What?", path, *setting):
+    texts = [f"fastav:plan={path}", f"trim+fastav:plan={path}", f"fastav:rule={path}", f"fastav:rule=plan={path}", path]
+    texts += [f"fastav:start=4,p=20,rule=model,plan={path}", f"fastav:fine=low,plan={path}", f"trim+fastav:rule=all,plan={path}"]
+    for method in texts:
+        assert isinstance(refusal(linked(method)), gr.Error), method
+        for request_ in (
+            ("bell.mp4", "What?", "tiny", method),
+            ("bell.mp4", "What?", path, method),
+            (None, "What?", "tiny", method),
+        ):
             assert isinstance(refusal(app.compare(*request_)), gr.Error), request_
+            assert isinstance(refusal(app.measure(*request_)), gr.Error), request_
     assert session.asked == []
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 
 from fastav.__main__ import main
 from fastav.clip.write import write_clip
+from fastav.methods import METHODS, parse
 from fastav.tiny.scenes import scene
 
 ROOT = Path(__file__).parents[1]
@@ -88,6 +90,53 @@ def test_what_the_user_can_fix_is_one_line_and_exit_code_2(clips, capsys, argume
     assert main([str(clips / arguments[0]), *arguments[1:]]) == 2
     err = capsys.readouterr().err
     assert message in err.splitlines()[-1] and "Traceback" not in err
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_list_of_methods_is_what_their_fields_say(capsys, name):
+    """Oracle: the dataclasses' own fields and docstrings."""
+    assert main(["methods", name]) == 0
+    one = capsys.readouterr().out
+    assert main(["methods"]) == 0
+    assert one in capsys.readouterr().out
+    kind = METHODS[name]
+    assert " ".join(kind.__doc__.split()).startswith(one.splitlines()[1].strip())
+    entries = re.split(r"^    (\w+)= +", one, flags=re.M)[1:]
+    entries = dict(zip(entries[::2], entries[1::2], strict=True))
+    assert list(entries) == [field.name for field in fields(kind)]
+    for field in fields(kind):
+        entry, about = entries[field.name], field.metadata
+        default = "the middle layer" if field.name == "start" and field.default is None else field.default or 0
+        assert entry.startswith(about["help"])
+        assert f"; default: {'none' if field.name == 'plan' else default}\n" in entry
+        assert [line.split()[0] for line in entry.splitlines()[1:] if about["choices"]] == list(about["choices"])
+        for limit, words in ((about["low"], ("from", "at least")), (about["high"], ("to",))):
+            assert limit is None or any(f"{word} {limit}" in entry for word in words)
+
+
+def test_the_list_of_methods_by_hand(capsys):
+    assert main(["methods"]) == 0
+    out = capsys.readouterr().out
+    assert "eq. 2-4 of the paper).\n    start=" in out  # an abbreviation ends no sentence
+    assert "\n    p=          percent of the unprotected tokens that leave after each layer\n" in out
+    assert "\n                a whole number from 0 to 100; default: 20\n" in out
+    assert "\n                a whole number from 1 to the last layer; default: the middle layer\n" in out
+    assert out.rstrip().splitlines()[-2:] == [
+        "trim, trim+METHOD",
+        "  Audio tokens that encode zero padding and no sound never enter layer 0 (in VideoLLaMA2 up to 1,496 of 2,206 tokens).",
+    ]
+    assert main(["methods", "trim"]) == 0 and capsys.readouterr().out in out
+    assert main(["methods", "fast"]) == 2
+    assert "unknown method 'fast'; allowed: divprune, fastav" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["trim", *METHODS])
+def test_every_method_is_asked_by_its_name(clips, capsys, method):
+    """Oracle: the record's own text form, read again. FastAV-tiny's prompt has no padding that trim could leave out."""
+    assert main([str(clips / "both.mp4"), QUESTION, "--method", method, "--json"]) == 0
+    pruned = json.loads(capsys.readouterr().out)["pruned"]
+    assert pruned["method"] == str(parse(method, 8)) and pruned["grids"] == [[4, 4]] * 8
+    assert (pruned["lengths"][-1] < sum(pruned["tokens_before"].values())) == (method not in ("trim", "vanilla"))
 
 
 def test_calibrate_writes_a_plan_that_the_method_accepts(clips, tmp_path, capsys):

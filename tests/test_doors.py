@@ -1,14 +1,16 @@
-"""The paper's two models through command line and evaluation, on small checkpoints of their published formats. Oracle: token
-counts of the facts about each model, and the same method's FLOPs from its lengths.
+"""The paper's two models through command line and evaluation, on small checkpoints of their published formats, and every method
+through the page on FastAV-tiny. Oracle: token counts of the facts about each model, and arithmetic on a method's cuts.
 """
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import app
 from eval import run
-from fastav import session
+from fastav import methods, session
 from fastav.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,3 +60,23 @@ def test_a_model_kept_on_disk_answers_the_same(name, dtype):
     for method in ("vanilla", "trim+fastav"):
         want, got = (each.answer(clip, QUESTION, method, max_new_tokens=6) for each in (plain, on_disk))
         assert (got.answer, got.dtype, got.lengths) == (want.answer, dtype, want.lengths)
+
+
+@pytest.mark.parametrize("trim", [False, True])
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_the_page_runs_every_method_on_fastav_tiny(name, trim):
+    """Linked to, then run as the link says. Oracle: lengths of the method's own cuts of the same prompt."""
+    text = str(methods.parse(f"trim+{name}" if trim else name, 8))
+    linked = [step for step in app.restore(SimpleNamespace(query_params={"method": text})) if app.method_box in step]
+    assert [step[app.method_box] for step in linked] == [text]
+    steps = list(app.compare(str(CLIP), QUESTION, "tiny", text))
+    drawn = steps[-1][app.map_box]
+
+    tiny = app.sessions.get("tiny")
+    layout = tiny.inputs(tiny.read(CLIP), QUESTION)[0].layout
+    method = methods.parse(text, tiny.n_layers)
+    layout_left = layout.subset(method.enters(layout))
+    assert drawn["lengths"] == methods.lengths(method, layout_left, tiny.n_layers) and drawn["n_tokens"] == len(layout)
+    assert [(frame["rows"], frame["cols"]) for frame in drawn["frames"]] == [(4, 4)] * 8
+    assert steps[-1][app.pruned_box]["label"].startswith(method.title + " · ")
+    assert steps[-1][app.pruned_box]["value"] and f"<th scope='col'>{method.title}</th>" in steps[-1][app.table_box]

@@ -20,8 +20,15 @@ def test_an_upload_is_a_path_or_gradios_record_of_it():
             request.file(nothing)
 
 
-@pytest.mark.parametrize("character", [*"/\\._~@ %\"'A\n", "\u0661"])
-def test_a_link_with_a_character_that_only_a_path_needs_is_not_even_read(monkeypatch, character):
+@pytest.mark.parametrize("character", [*"/\\~@ %\"'A<\n", "\u0661"])
+def test_a_method_with_a_character_that_only_paths_and_markup_need_is_not_even_read(monkeypatch, character):
     monkeypatch.setattr("fastav.methods.parse", lambda *_: pytest.fail("it was read"))
-    with pytest.raises(UserError, match="the link asks for the method .*; one looks like"):
-        request.link(f"fastav:plan=x{character}y", 8)
+    with pytest.raises(UserError, match="the method must be text such as"):
+        request.method(f"fastav:rule=x{character}y", 8)
+
+
+def test_a_file_is_named_by_nobody_and_is_not_looked_for(monkeypatch):
+    monkeypatch.setattr("fastav.plan.Plan.read", lambda *_, **__: pytest.fail("it was looked for"))
+    for text in ("fastav:plan=plan.json", "trim+fastav:plan=x"):
+        with pytest.raises(UserError, match="plan names a file, which the page takes from nobody"):
+            request.method(text, 8)

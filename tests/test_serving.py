@@ -16,7 +16,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIP = ROOT / "assets" / "examples" / "dog_car.mp4"
-SETTINGS = ["tiny", 4, 20, "model", "low", False]
 
 
 def free_port() -> int:
@@ -142,21 +141,13 @@ def server(tmp_path_factory):
 
 def test_what_no_browser_sends_is_refused_in_one_sentence(server):
     client, _, log = server
-    good = [client.clip, "Is the car visible in the video?", *SETTINGS]
+    good = [client.clip, "Is the car visible in the video?", "tiny", "fastav:start=4,p=20"]
     refused = {
-        "start must be a whole number from 1 to 7": [
-            (3, None),
-            (3, 4.9),
-            (3, True),
-            (3, []),
-            (3, 99),
-            (3, float("nan")),
-            (3, "4"),
-        ],
-        "p must be a whole number from 0 to 90": [(4, None), (4, "abc"), (4, 20.5), (4, -1)],
-        "unknown rule": [(5, None), (5, ["model"]), (5, {"a": 1}), (5, "../../etc/passwd")],
-        "unknown fine": [(6, None), (6, "x"), (6, ["low"])],
-        "trim must be true or false": [(7, None), (7, "yes")],
+        "the method must be text": [(3, value) for value in (None, 4.9, True, [], {"a": 1}, "", "fastav:rule=../../etc/passwd")],
+        "start must be": [(3, f"fastav:start={value}") for value in (99, 0, "nan", 4.9, "null")],
+        "p must be a whole number": [(3, f"fastav:p={value}") for value in ("abc", 20.5, -1, 91)],
+        "unknown rule": [(3, "fastav:rule=best")],
+        "plan names a file": [(3, "fastav:plan=plan.json"), (3, "trim+fastav:plan=plan.json")],
         "question must be text": [(1, 5), (1, ["What?"])],
         "this page has tiny": [(2, None), (2, ["tiny"]), (2, "x"), (2, "qwen2.5-omni")],
         "There is no clip yet": [(0, None)],
@@ -166,10 +157,11 @@ def test_what_no_browser_sends_is_refused_in_one_sentence(server):
         for place, value in changes:
             answer = client.asked([*good[:place], value, *good[place + 1 :]])
             assert said in answer and len(answer) < 400, (place, value, answer)
-    for values in (good[:4], good[:7], [], [*good, 1]):
-        expected = "expected 8 values (file, question, model, start, p, rule, fine, trim), got"
+    for values in (good[:3], good[:1], [], [*good, 1]):
+        expected = "expected 4 values (file, question, model, method), got"
         assert client.asked(values) == client.asked(values, "measure") == f"{expected} {len(values)}"
-    assert "rule" in client.asked([*good[:5], None, "low", False], "measure")
+    assert "rule" in client.asked([*good[:3], "fastav:rule=best"], "measure")
+    assert client.asked([*good[:3], "trim+stride:keep=0.25"]) == "complete"
     assert "Traceback" not in log.read_text()
 
 

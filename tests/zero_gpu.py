@@ -71,7 +71,7 @@ def shown(handler, question: str) -> dict:
     """Box -> the texts that it showed, in order; and what was raised."""
     texts = {name: [] for name in ("vanilla", "pruned", "headline")}
     try:
-        for step in handler("bell.mp4", question, "tiny", 4, 20, "model", "low"):
+        for step in handler("bell.mp4", question, "tiny", "fastav"):
             for name in texts:
                 value = step.get(getattr(app, f"{name}_box"))
                 texts[name] += [] if value is None else [value["value"] if isinstance(value, dict) else value]

@@ -7,14 +7,23 @@ from fastav.methods.cut import Cut, Method, lengths
 from fastav.methods.divprune import DivPrune
 from fastav.methods.fastav import FastAV
 from fastav.methods.random import Random
+from fastav.methods.setting import Setting, settings
 from fastav.methods.stride import Stride
 from fastav.methods.text import build
-from fastav.methods.trim import Trim
+from fastav.methods.trim import Trim, parts
 from fastav.methods.vanilla import Vanilla
 
 METHODS = {kind.name: kind for kind in (FastAV, Stride, Random, DivPrune, Vanilla)}
 
-__all__ = ["METHODS", "Cut", "FastAV", "Method", "Trim", "Vanilla", "lengths", "parse"]
+__all__ = ["METHODS", "Cut", "FastAV", "Method", "Setting", "Trim", "Vanilla", "kind", "lengths", "parse", "parts", "settings"]
+
+
+def kind(name: str) -> type[Method]:
+    """The class of the method of that name. Raises UserError for an unknown one, listing what is allowed."""
+    if name not in METHODS:
+        names = ", ".join(sorted(METHODS))
+        raise UserError(f"unknown method {name!r}; allowed: {names}, and trim or trim+METHOD")
+    return METHODS[name]
 
 
 def parse(text: str, n_layers: int | None = None) -> Method:
@@ -28,9 +37,6 @@ def parse(text: str, n_layers: int | None = None) -> Method:
         if rest.strip().partition("+")[0] == "trim":
             raise UserError(f"{text!r} trims twice; allowed: trim or trim+METHOD")
         return Trim(parse(rest if plus else "vanilla", n_layers))
-    name, _, settings = text.strip().partition(":")
-    if name not in METHODS:
-        names = ", ".join(sorted(METHODS))
-        raise UserError(f"unknown method {name!r}; allowed: {names}, and trim or trim+METHOD")
-    method = build(METHODS[name], settings)
+    name, _, given = text.strip().partition(":")
+    method = build(kind(name), given)
     return method if n_layers is None else method.fit(n_layers)

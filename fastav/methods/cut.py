@@ -7,7 +7,7 @@ score; the engine carries it out. So every length is known before the model runs
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from fastav.errors import UserError
 from fastav.layout import PAD, TokenLayout
 from fastav.methods.scores import FromFeatures, Known, Score
-from fastav.methods.setting import check, setting
+from fastav.methods.setting import check, setting, settings
 
 BEFORE = -1  # the layer after which cuts before layer 0 are said to come
 
@@ -60,14 +60,28 @@ class Method(ABC):
         """
 
     def fit(self, n_layers: int) -> Method:
-        """The same with every setting that depends on the number of layers. Raises UserError for one that does not fit."""
-        return self
+        """The same with the middle layer wherever none was given. Raises UserError for a layer that the model does not have."""
+        layers = {}
+        for each in settings(type(self)):
+            if each.layer:
+                given = getattr(self, each.name)
+                layers[each.name] = layer = n_layers // 2 if given is None else given
+                if not each.low <= layer < n_layers:
+                    allowed = f"from {each.low} to {n_layers - 1} for this model of {n_layers} layers"
+                    raise UserError(f"{each.name} must be {allowed}, got {layer}")
+        return replace(self, **layers)
+
+    @property
+    def title(self) -> str:
+        """Its name as a person writes it."""
+        return type(self).__name__
 
     def __str__(self) -> str:
         """The text form, with every setting."""
-        given = ((f.name, getattr(self, f.name)) for f in fields(self))
-        settings = ",".join(f"{name}={value}" for name, value in given if value is not None)
-        return f"{self.name}:{settings}" if settings else self.name
+        given = {each.name: getattr(self, each.name) for each in settings(type(self))}
+        given = {name: str(value).lower() if isinstance(value, bool) else value for name, value in given.items()}
+        text = ",".join(f"{name}={value}" for name, value in given.items() if value is not None)
+        return f"{self.name}:{text}" if text else self.name
 
 
 @dataclass(frozen=True)
@@ -75,19 +89,13 @@ class OneCut(Method):
     """A method of a single cut: of the audio and video tokens round(keep * n) stay (half to even), ranked by `score`."""
 
     start: int | None = setting(
-        None, "layer that first computes on what is kept; 0: before the decoder; default: the middle", low=0
+        None, "first layer that computes on what is kept; 0: before the decoder", low=0, layer=True, label="Start layer"
     )
     keep: float = setting(0.5, "share of the audio and video tokens that stays", low=0, high=1)
 
     @abstractmethod
     def score(self, layout: TokenLayout) -> Score | FromFeatures:
         """The highest stay."""
-
-    def fit(self, n_layers: int):
-        start = n_layers // 2 if self.start is None else self.start
-        if start >= n_layers:
-            raise UserError(f"start must be from 0 to {n_layers - 1} for this model of {n_layers} layers, got {start}")
-        return replace(self, start=start)
 
     def n_kept(self, layout: TokenLayout) -> int:
         return round(self.keep * int(candidates(layout).sum()))

@@ -27,7 +27,13 @@ class DivPrune(OneCut):
 
     name = "divprune"
 
-    start: int | None = setting(0, "layer that first computes on what is kept; 0, as in the paper: before the decoder", low=0)
+    start: int | None = setting(
+        0,
+        "first layer that computes on what is kept; 0, as in the paper: before the decoder",
+        low=0,
+        layer=True,
+        label="Start layer",
+    )
     keep: float = setting(0.098, "share of the audio and video tokens that stays", low=0, high=1)
 
     def score(self, layout: TokenLayout) -> FromFeatures:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,9 +14,19 @@ from fastav.methods.scores import Known, LastQuery
 from fastav.methods.setting import setting
 from fastav.plan import Plan
 
-RULES = ("model", "all", "none", "first(N)", "random", "top-attentive", "low-attentive", "top-informative", "low-informative")
-FINE = ("low", "top", "random")
-PROTECT = ("text", "last")
+RULES = {
+    "model": "keep what the model's rule keeps",
+    "all": "keep all",
+    "none": "remove all audio and video",
+    "first(N)": "keep the first N positions",
+    "random": "remove at random",
+    "top-attentive": "remove most attended",
+    "low-attentive": "remove least attended",
+    "top-informative": "remove most informative",
+    "low-informative": "remove least informative",
+}
+FINE = {"low": "remove least attended", "top": "remove most attended", "random": "remove at random"}
+PROTECT = {"text": "all text", "last": "the last token alone"}
 
 
 @dataclass(frozen=True)
@@ -46,24 +55,19 @@ class FastAV(Method):
 
     name = "fastav"
 
-    start: int | None = setting(None, "first layer that computes on the globally pruned tokens; default: the middle", low=1)
-    p: int = setting(20, "percent of the unprotected tokens that leave after each layer", low=0, high=100)
-    rule: str = setting("model", "which audio and video tokens leave at the start layer")
-    fine: str = setting("low", "which tokens fine pruning removes", choices=FINE)
+    start: int | None = setting(
+        None, "first layer that computes on the globally pruned tokens", low=1, layer=True, label="Start layer"
+    )
+    p: int = setting(
+        20, "percent of the unprotected tokens that leave after each layer", low=0, high=100, label="Percent per layer (P)"
+    )
+    rule: str = setting(
+        "model", "which audio and video tokens leave at the start layer", choices=RULES, label="Once, at the start layer"
+    )
+    fine: str = setting("low", "which tokens fine pruning removes", choices=FINE, label="After every layer from there")
     protect: str = setting("text", "what fine pruning never removes", choices=PROTECT)
-    plan: str | None = setting(None, "a calibration file that takes the place of the model's own rule and curve")
+    plan: str | None = setting(None, "a calibration file that takes the place of the model's own rule and curve", file=True)
     seed: int = setting(0, "of the random rules, together with clip and question")
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.rule not in set(RULES) - {"first(N)"} and not re.fullmatch(r"first\([0-9]{1,9}\)", self.rule):
-            raise UserError(f"unknown rule {self.rule!r}; allowed: {', '.join(RULES)}")
-
-    def fit(self, n_layers: int) -> FastAV:
-        start = n_layers // 2 if self.start is None else self.start
-        if not 1 <= start < n_layers:
-            raise UserError(f"start must be from 1 to {n_layers - 1} for this model of {n_layers} layers, got {start}")
-        return replace(self, start=start)
 
     def cuts(self, layout: TokenLayout, n_layers: int) -> dict[int, tuple[Cut, ...]]:
         """See `Method`.

@@ -1,35 +1,105 @@
-"""A method's settings: what each may be, and one line of help. Text form, page and command line read this."""
+"""A method's settings: what each may be, and one line of help. Text form, page and command line read this and nothing else."""
 
 from __future__ import annotations
 
-from dataclasses import Field, field, fields
-from typing import Any
+import functools
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from fastav.errors import UserError
 
 
-def setting(default: Any, help: str, *, low=None, high=None, choices: tuple[str, ...] = ()) -> Any:
-    """A dataclass field with its help and either a range (inclusive) or its choices."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
+def setting(
+    default: Any,
+    help: str,
+    *,
+    low=None,
+    high=None,
+    choices: Collection[str] = (),
+    label: str = "",
+    layer: bool = False,
+    file: bool = False,
+) -> Any:
+    """A dataclass field that is a setting: see `Setting` for what may be said of it."""
+    about = {"help": help, "low": low, "high": high, "choices": choices, "label": label, "layer": layer, "file": file}
+    return field(default=default, metadata=about)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a kind of method.
+
+    name     its field's.
+    kind     int, float, bool or str. It may also be None where that is the default.
+    help     one line.
+    low      the least number allowed; high: the greatest. None: no such limit.
+    choices  the words allowed, as a dict with what each means or without. One that ends in (N) stands for any whole number N.
+    label    its name in words.
+    layer    True for a layer, counted from 0. None is then the middle one, and the last one is the greatest allowed.
+    file     True where it names a file. A visitor of the page may not set it.
+    """
+
+    name: str
+    kind: type
+    default: Any
+    help: str = ""
+    low: float | None = None
+    high: float | None = None
+    choices: Collection[str] = ()
+    label: str = ""
+    layer: bool = False
+    file: bool = False
+
+    @property
+    def words(self) -> str:
+        return self.label or self.name.replace("_", " ").capitalize()
+
+    @property
+    def allowed(self) -> str:
+        """What it may be, as errors and lists say it."""
+        if self.choices:
+            return ", ".join(self.choices)
+        if self.file or self.kind not in (int, float):
+            return "a file" if self.file else {bool: "true or false", str: "text"}[self.kind]
+        number = "a whole number" if self.kind is int else "a number"
+        if self.high is not None:
+            return f"{number} from {self.low} to {self.high}"
+        return number if self.low is None else f"{number} of at least {self.low}"
+
+    def check(self, value) -> None:
+        """Raises UserError for a number outside its range or a word that is no choice. None is left to the model."""
+        if value is None:
+            return
+        if self.choices and not any(_is(value, choice) for choice in self.choices):
+            raise UserError(f"unknown {self.name} {value!r}; allowed: {self.allowed}")
+        if self.low is None and self.high is None:
+            return
+        number = isinstance(value, int if self.kind is int else (int, float)) and not isinstance(value, bool)
+        if not number or value < self.low or (self.high is not None and value > self.high):
+            raise UserError(f"{self.name} must be {self.allowed}, got {value}")
+
+
+@functools.cache
+def settings(kind: type) -> tuple[Setting, ...]:
+    """The settings of a kind of method, in the order of its fields."""
+    hints = get_type_hints(kind)
+    return tuple(Setting(each.name, _plain(hints[each.name]), each.default, **each.metadata) for each in fields(kind))
 
 
 def check(method) -> None:
-    """Raises UserError for a number outside its range or a word that is no choice. None is left to the model."""
-    for each in fields(method):
-        value = getattr(method, each.name)
-        if value is not None and each.metadata:
-            _check(each, value)
+    """Raises UserError for a setting outside what it may be."""
+    for each in settings(type(method)):
+        each.check(getattr(method, each.name))
 
 
-def _check(each: Field, value) -> None:
-    low, high, choices = (each.metadata[name] for name in ("low", "high", "choices"))
-    if choices and value not in choices:
-        raise UserError(f"unknown {each.name} {value!r}; allowed: {', '.join(choices)}")
-    if low is None and high is None:
-        return
-    whole = "int" in str(each.type)
-    kind = "a whole number" if whole else "a number"
-    allowed = f"{kind} of at least {low}" if high is None else f"{kind} from {low} to {high}"
-    fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not fits or value < low or (high is not None and value > high):
-        raise UserError(f"{each.name} must be {allowed}, got {value}")
+def _plain(hint: type) -> type:
+    """int of int | None."""
+    return next((kind for kind in get_args(hint) if kind is not NoneType), hint)
+
+
+def _is(value, choice: str) -> bool:
+    pattern = re.escape(choice).replace(r"\(N\)", r"\([0-9]{1,9}\)")
+    return isinstance(value, str) and re.fullmatch(pattern, value) is not None

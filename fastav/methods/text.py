@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import fields
-from types import NoneType
-from typing import get_args, get_type_hints
 
 from fastav.errors import UserError
 from fastav.methods.cut import Method
+from fastav.methods.setting import settings
 
 _FORMS = {
     int: ("a whole number", "1 to 18 digits 0-9, after a minus sign or not"),
@@ -18,15 +16,15 @@ _FORMS = {
 }
 
 
-def build(kind: type[Method], settings: str) -> Method:
-    """The method of this kind with `settings` as in "p=30,rule=all", each converted to the type of its field and given once.
+def build(kind: type[Method], text: str) -> Method:
+    """The method of this kind with the settings of `text`, as in "p=30,rule=all": each is converted to the type of its field and
+    given once.
 
     Raises UserError for an unknown setting or value, listing what is allowed.
     """
-    hints = get_type_hints(kind)
-    types = {f.name: hints[f.name] for f in fields(kind)}
+    types = {each.name: each.kind for each in settings(kind)}
     values = {}
-    for item in filter(None, (part.strip() for part in settings.split(","))):
+    for item in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = item.partition("=")
         if key not in types or not equals:
             names = ", ".join(f"{k}=" for k in types) or "none"
@@ -38,11 +36,10 @@ def build(kind: type[Method], settings: str) -> Method:
 
 
 def _typed(name: str, text: str, kind: type) -> int | float | bool | str:
-    """What a setting's text means where its field is an int, float, bool or str, or one of them or None.
+    """What a setting's text means where its field is an int, float, bool or str.
 
     Python's own int() and float() take more than a person means: "1_0", "\u0663", " 7", "nan". Raises UserError.
     """
-    kind = next((k for k in get_args(kind) if k is not NoneType), kind)
     if kind is str:
         return text
     if kind is int and re.fullmatch(r"-?[0-9]{1,18}", text):

@@ -28,6 +28,10 @@ class Trim(Method):
     def __str__(self) -> str:
         return "trim" if isinstance(self.inner, Vanilla) else f"trim+{self.inner}"
 
+    @property
+    def title(self) -> str:
+        return "Trim" if isinstance(self.inner, Vanilla) else f"Trim + {self.inner.title}"
+
     def fit(self, n_layers: int) -> Trim:
         return Trim(self.inner.fit(n_layers))
 
@@ -45,3 +49,8 @@ class Trim(Method):
                 "embeds[:, keep] and layout.subset(keep) with keep = method.enters(layout)"
             )
         return self.inner.cuts(layout, n_layers)
+
+
+def parts(method: Method) -> tuple[bool, Method]:
+    """(whether padding is trimmed first, the method that prunes what is left)."""
+    return (True, method.inner) if isinstance(method, Trim) else (False, method)

@@ -15,7 +15,7 @@ import gradio as gr
 
 from fastav import methods
 from fastav.errors import UserError
-from fastav.page import gpu, request, view
+from fastav.page import controls, gpu, request, view
 from fastav.page.sessions import Sessions
 from fastav.result import Comparison, Result
 
@@ -80,20 +80,18 @@ class Handlers:
         }
 
     @toasts
-    def compare(
-        self, file, question: str, model: str, start: float, p: float, rule: str, fine: str, trim: bool = False
-    ) -> Iterator[dict]:
+    def compare(self, file, question: str, model: str, method: str) -> Iterator[dict]:
         """Stream the vanilla answer, then the pruned one, then the figures.
 
         Closing the generator, which is what Stop does, ends the run at the next token.
         """
         # Every step repeats both boxes in full: text that only grows reaches the page as short additions.
-        boxes = {"vanilla": gr.update(value="", label="Vanilla"), "pruned": gr.update(value="", label="FastAV")}
+        boxes = {"vanilla": gr.update(value="", label="Vanilla"), "pruned": gr.update(value="", label="Pruned")}
         yield boxes | {"headline": status("Reading the clip (1 of 3)"), "results": gr.update(visible=False)}
-        steps = {"vanilla": ("Vanilla", 2), "pruned": ("FastAV", 3)}
         finished = {}
         try:
-            asked = self._checked(file, question, model, start, p, rule, fine, trim)
+            asked = self._checked(file, question, model, method)
+            steps = {"vanilla": ("Vanilla", 2), "pruned": (methods.parse(asked[2]).title, 3)}
             with closing(self.answers(model, *asked)) as pieces:
                 for name, piece in pieces:
                     label, step = steps[name]
@@ -108,13 +106,11 @@ class Handlers:
             raise
 
     @toasts
-    def measure(
-        self, file, question: str, model: str, start: float, p: float, rule: str, fine: str, trim: bool = False
-    ) -> Iterator[dict]:
+    def measure(self, file, question: str, model: str, method: str) -> Iterator[dict]:
         """The same comparison with timings to rely on: medians of interleaved repeats."""
         yield {"headline": status("Measuring: both ways in turn, five times each. This takes longer than a single run.")}
         try:
-            asked = self._checked(file, question, model, start, p, rule, fine, trim)
+            asked = self._checked(file, question, model, method)
             with closing(self.measurement(model, *asked)) as pieces:
                 for comparison in pieces:
                     yield shown(comparison, asked[0])
@@ -122,28 +118,19 @@ class Handlers:
             yield {"headline": problem(error)}
             raise
 
-    def fit(self, model: str, link: str | None = None) -> dict:
-        """The controls as this model allows them, set to the method of a link or to the model's default.
+    def fit(self, model: str, text: str | None = None) -> dict:
+        """The boxes as this model allows them, set to the method of a text form or to the model's default.
 
         Raises UserError for a method that does not fit.
         """
         session = self.sessions.get(model)
-        method = request.link(session.default_method if link is None else link, session.n_layers)
-        trim = isinstance(method, methods.Trim)
-        chosen = method.inner if trim else method
-        return {
-            "method": str(method),
-            "trim": trim,
-            "start": gr.update(maximum=session.n_layers - 1, value=chosen.start),
-            "p": chosen.p,
-            "rule": chosen.rule,
-            "fine": chosen.fine,
-            "about": session.about,
-        }
+        method = request.method(session.default_method if text is None else text, session.n_layers)
+        trim, chosen = methods.parts(method)
+        return {"method": str(method), "trim": trim, "about": session.about, **controls.state(chosen, session.n_layers)}
 
-    @toasts
-    def describe(self, *setting) -> Iterator[str]:
-        yield str(request.method(*setting))
+    def choose(self, name: str) -> Iterator[dict]:
+        """Show the controls of the method of that name. The page itself writes its text form."""
+        yield controls.visible(name)
 
     @toasts
     def change_model(self, model: str) -> Iterator[dict]:
@@ -164,10 +151,10 @@ class Handlers:
                 yield self.fit(own)  # what the link asks for is refused; the controls are still the model's
             raise
 
-    def _checked(self, file, question, model, *setting):
+    def _checked(self, file, question, model, method):
         """(clip, question, method) of one request, after every check that a browser or an API client could have skipped."""
         path, question = request.file(file), request.question(question)
-        method = request.method(*setting, n_layers=self.sessions.get(model).n_layers)
+        method = request.method(method, self.sessions.get(model).n_layers)
         return self.sessions.read(model, path), question, str(method)
 
 
@@ -189,7 +176,7 @@ def shown(comparison: Comparison, clip) -> dict:
     vanilla, pruned = comparison.vanilla, comparison.pruned
     return {
         "vanilla": gr.update(value=vanilla.answer or NO_WORDS, label=timed("Vanilla", vanilla)),
-        "pruned": gr.update(value=pruned.answer or NO_WORDS, label=timed("FastAV", pruned)),
+        "pruned": gr.update(value=pruned.answer or NO_WORDS, label=timed(methods.parse(pruned.method).title, pruned)),
         "headline": f'<p class="fa-headline" role="status">{html.escape(view.headline(comparison))}</p>'
         f'<p class="fa-conditions">{html.escape(view.conditions(pruned))}</p>',
         "results": gr.update(visible=True),

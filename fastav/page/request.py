@@ -1,17 +1,17 @@
 """What a browser, a link or an API client asks for, checked: every door of the page goes through here.
 
-Nothing that is asked for names a file, and nothing is rounded or filled in. Pure: no gradio, no torch.
+Every door asks for a method by its text form. Nothing that is asked for names a file, and nothing is rounded or replaced.
+Pure: no gradio, no torch.
 """
 
 from __future__ import annotations
 
 import re
 import reprlib
+from dataclasses import replace
 
 from fastav import methods
 from fastav.errors import UserError
-from fastav.methods.fastav import FINE, RULES
-from fastav.methods.trim import Trim
 
 MAX_QUESTION = 500  # characters
 MAX_P = 90  # percent per layer
@@ -45,41 +45,31 @@ def question(given: str | None) -> str:
     return text
 
 
-def method(start, p, rule, fine, trim=False, n_layers: int | None = None) -> methods.Method:
-    """The method that the controls are set to, for a model of `n_layers` (None: not known yet).
+def settings(kind: type[methods.Method], n_layers: int) -> tuple[methods.Setting, ...]:
+    """What the page lets a person set of a kind of method: all but files, as far as the page and a model of `n_layers` allow."""
+    shown = []
+    for each in methods.settings(kind):
+        if each.layer:
+            each = replace(each, high=n_layers - 1)
+        elif (kind.name, each.name) == ("fastav", "p"):
+            each = replace(each, high=MAX_P)
+        shown += [] if each.file else [each]
+    return tuple(shown)
 
-    Raises UserError for a setting that is missing, of another type, or outside the page's limits.
+
+def method(text: str, n_layers: int) -> methods.Method:
+    """The method of a text form, for a model of `n_layers`. What the text leaves out has its default.
+
+    Raises UserError for what is no method, names a file, or is outside the page's limits.
     """
-    if not isinstance(rule, str) or not rule.isascii() or len(rule) > 20:  # FastAV itself knows the rules
-        raise UserError(f"unknown rule {brief(rule)}; allowed: {', '.join(RULES)}")
-    if fine not in FINE:
-        raise UserError(f"unknown fine {brief(fine)}; allowed: {', '.join(FINE)}")
-    if not isinstance(trim, bool):
-        raise UserError(f"trim must be true or false, got {brief(trim)}")
-    start = _whole("start", start, 1, None if n_layers is None else n_layers - 1)
-    chosen = methods.FastAV(start=start, p=_whole("p", p, 0, MAX_P), rule=rule, fine=fine)
-    return Trim(chosen) if trim else chosen
-
-
-def link(text: str, n_layers: int) -> methods.Method:
-    """The method that a share link names by its text form. Raises UserError for what the controls cannot be set to."""
-    # The text form could name a plan's file: no character that only a path needs gets through.
-    if not re.fullmatch(r"[a-z0-9:=,+()-]{1,200}", text):
-        raise UserError(f"the link asks for the method {brief(text)}; one looks like trim+fastav:start=4,p=20,rule=first(750)")
+    # Neither a path nor markup gets through.
+    if not isinstance(text, str) or not re.fullmatch(r"[a-z0-9_.:=,+()-]{1,200}", text):
+        raise UserError(f"the method must be text such as trim+fastav:start=4,p=20,rule=first(750), got {brief(text)}")
     asked = methods.parse(text, n_layers)
-    trim = isinstance(asked, Trim)
-    inner = asked.inner if trim else asked
-    if not isinstance(inner, methods.FastAV):
-        raise UserError(f"the link asks for {brief(text)}; the page can show fastav and trim+fastav")
-    if method(inner.start, inner.p, inner.rule, inner.fine, trim, n_layers) != asked:
-        raise UserError(f"the link asks for {brief(text)}; of its settings the page has start, p, rule and fine")
+    _, inner = methods.parts(asked)
+    for each in methods.settings(type(inner)):
+        if each.file and getattr(inner, each.name) != each.default:
+            raise UserError(f"{each.name} names a file, which the page takes from nobody; allowed: all other settings")
+    for each in settings(type(inner), n_layers):
+        each.check(getattr(inner, each.name))
     return asked
-
-
-def _whole(name: str, value, low: int, high: int | None) -> int:
-    """A whole number within limits. JSON has one kind of number, so 4.0 is 4; nothing is rounded and true is no number."""
-    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    if isinstance(value, bool) or not whole or value < low or (high is not None and value > high):
-        limits = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise UserError(f"{name} must be a whole number {limits}, got {brief(value)}")
-    return int(value)

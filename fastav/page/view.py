@@ -9,11 +9,11 @@ import base64
 import html
 import io
 import json
-import math
 from collections import defaultdict
 
 import numpy as np
 
+from fastav.methods import parse
 from fastav.result import Comparison, Result
 
 THUMBNAIL_PIXELS = 160  # longest side
@@ -55,26 +55,13 @@ def table(comparison: Comparison) -> str:
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in comparison.pruned.notes)
     record = base64.b64encode(json.dumps(comparison.to_dict()).encode()).decode()
     return (
-        "<table><thead><tr><th scope='col'>Measured</th><th scope='col'>vanilla</th><th scope='col'>FastAV</th></tr></thead>"
+        "<table><thead><tr><th scope='col'>Measured</th><th scope='col'>vanilla</th><th scope='col'>"
+        f"{html.escape(parse(comparison.pruned.method).title)}</th></tr></thead>"
         f"<tbody>{rows}</tbody></table>"
         + (f"<ul class='fa-notes'>{notes}</ul>" if notes else "")
         + "<a class='fa-download' download='fastav-record.json' "
         f"href='data:application/json;base64,{record}'>Download the record (JSON)</a>"
     )
-
-
-def grid(n: int, aspect: float = 1.0) -> tuple[int, int]:
-    """(rows, columns) to lay out the `n` tokens of one frame whose picture is `aspect` times as wide as high.
-
-    The exact factors nearest to the picture's shape; where those are far off (a prime number of tokens), the last
-    row stays partly empty. The record does not say how a model cut its frames, so this is a guess.
-    """
-    exact = [(rows, n // rows) for rows in range(1, n + 1) if n % rows == 0]
-    rows, cols = min(exact, key=lambda rc: abs(math.log(rc[1] / rc[0] / aspect)))
-    if abs(math.log(cols / rows / aspect)) > math.log(2.5):
-        cols = max(1, round(math.sqrt(n * aspect)))
-        rows = math.ceil(n / cols)
-    return rows, cols
 
 
 def thumbnails(frames: np.ndarray, n: int | None = None) -> list[str]:
@@ -98,8 +85,8 @@ def token_map(result: Result, frames: np.ndarray) -> dict:
     n_tokens      of the whole prompt, those that trim left out before layer 0 included.
     lengths       [L] tokens that each layer computed on.
     kinds         kind -> [L] tokens of that kind in each layer.
-    frames        one per frame: rows, cols, picture (data address or None) and seen, the layers that computed on
-                  each of its tokens in prompt order; a token is there in layer l when seen > l.
+    frames        one per time step: rows, cols, picture (data address or None) and seen [rows * cols], the layers that computed
+                  on each of its tokens, row by row; a token is there in layer l when seen > l. Time tokens are not drawn.
     audio         seen of every audio token, in prompt order.
     frames_each   decoded frames that stand behind one frame of tokens.
     """
@@ -113,11 +100,10 @@ def token_map(result: Result, frames: np.ndarray) -> dict:
         position += count
     n_layers = len(result.lengths)
     pictures = thumbnails(frames, len(by_frame)) or [None] * len(by_frame)
-    aspect = frames.shape[2] / frames.shape[1] if len(frames) else 1.0
     drawn = []
-    for picture, (_, tokens) in zip(pictures, sorted(by_frame.items()), strict=True):
-        rows, cols = grid(len(tokens), aspect)
-        drawn.append({"rows": rows, "cols": cols, "picture": picture, "seen": tokens})
+    for picture, (frame, tokens) in zip(pictures, sorted(by_frame.items()), strict=True):
+        rows, cols = result.grids[frame]
+        drawn.append({"rows": rows, "cols": cols, "picture": picture, "seen": tokens[: rows * cols]})
     return {
         "n_tokens": len(seen),
         "lengths": list(result.lengths),

@@ -2,12 +2,15 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import clips
 import pytest
 from conftest import answered, ask, opened, serve, upload
 from playwright.sync_api import expect
+
+from fastav.methods import METHODS, parse
 
 PHONE = {"video": "libx265", "audio": "aac", "rate": 48_000, "layout": "stereo", "rotation": -90, "variable": True}
 FROM_LINK = "fastav:start=3,p=35,rule=all,fine=top,protect=text,seed=0"
@@ -134,6 +137,54 @@ def test_another_model_and_trim(browser, clip, tmp_path):
             expect(page.locator(".fa-note")).to_contain_text(
                 "696 padding tokens never enter the decoder. Layers 0 to 2 see all others"
             )
+
+
+def pick(page, box, option: str) -> None:
+    box.click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_controls_write_the_text_of_every_method(page, clip, name):
+    """Oracle: the method's own text form for FastAV-tiny's 8 layers."""
+    page.get_by_text("Pruning settings").click()
+    text = page.locator("#method textarea, #method input")
+    expect(page.locator("#method-name input")).to_be_enabled()
+    for other in ("stride", "fastav", name):
+        pick(page, page.locator("#method-name input"), other)
+        expect(text).to_have_value(str(parse(other, 8)), timeout=60_000)  # the model may still be loading
+    method = parse(name, 8)
+    if "keep=" in str(method):
+        page.get_by_label("number input for Keep").fill("0.25")
+        method = replace(method, keep=0.25)
+        expect(text).to_have_value(str(method))
+    if "seed=" in str(method):
+        page.get_by_label("Seed").fill("7")
+        method = replace(method, seed=7)
+        expect(text).to_have_value(str(method))
+    if name == "fastav":
+        pick(page, page.get_by_label("Once, at the start layer"), "keep the first 750 positions")
+        expect(text).to_have_value(str(replace(method, rule="first(750)")))
+        page.get_by_label("Once, at the start layer").fill("first(12)")
+        page.get_by_label("Once, at the start layer").press("Enter")
+        method = replace(method, rule="first(12)")
+        expect(text).to_have_value(str(method))
+    page.get_by_label("leave out encoded audio padding").check()
+    expect(text).to_have_value(f"trim+{method}")
+    page.get_by_label("leave out encoded audio padding").uncheck()
+    expect(text).to_have_value(str(method))
+    upload(page, clip)
+    ask(page, QUESTION)
+    answered(page)
+    assert downloaded(page)["pruned"]["method"] == str(method)
+
+
+def test_a_number_that_was_emptied_is_refused_and_not_filled_in(page, clip):
+    upload(page, clip)
+    page.get_by_text("Pruning settings").click()
+    page.get_by_label("Seed").fill("")
+    ask(page, QUESTION)
+    expect(page.locator("#headline")).to_contain_text("seed must be a whole number, got 'null'")
 
 
 def test_settings_travel_in_a_link(server, browser, clip):
