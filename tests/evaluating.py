@@ -67,8 +67,10 @@ class StubSession:
             "fastav": provenance.fastav(),
             "weights_sha256": provenance.weights_sha256(self.folder),
             "checkpoint_commit": provenance.hub_commit(self.folder),
+            "device": self.device_name,
             "dtype": self.dtype,
             "attn": "sdpa",
+            "versions": self.versions,
         }
 
     def canonical(self, method):
