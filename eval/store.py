@@ -145,5 +145,5 @@ class Store:
 
 
 def verdicts(record: dict) -> dict[str, Score]:
-    """The stored verdicts of a record with a result, by scorer. Raises KeyError or TypeError where they are none."""
-    return {scorer: Score(**verdict) for scorer, verdict in record["scores"].items()}
+    """The stored verdicts of a record with a result, by scorer. Raises KeyError, TypeError or ValueError where they are none."""
+    return {scorer: Score(**verdict) for scorer, verdict in dict(record["scores"]).items()}

@@ -123,7 +123,7 @@ def _method(entry: Mapping, questions: Questions, columns: Columns, scores: Scor
 def _share(questions: Questions, scores: Scores) -> Share:
     """Over the questions that were answered and scored."""
     scored = [q for q in questions if q.key in scores and scores[q.key].value is not None]
-    return stats.share([bool(scores[q.key].value) for q in scored], [q.clip_id for q in scored])
+    return stats.share([scores[q.key].value for q in scored], [q.clip_id for q in scored])
 
 
 def _task(questions: Questions, scores: Scores, dataset: Dataset) -> TaskSummary:

@@ -424,6 +424,54 @@ MUTANTS = {
         ("an interval narrower than Wilson's", "return max(1.0, sum(", "return max(0.0, sum("),
         ("clips do not count", "by_clip[clip] += value - mean", "by_clip[object()] += value - mean"),
     ],
+    ("eval/scorers/scorer.py", "tests/test_scoring.py"): [
+        ("any value is a verdict", "if not fits or not isinstance(self.explanation, str):", "if False:"),
+    ],
+    ("eval/scorers/yes_no.py", "tests/test_scoring.py"): [
+        ("every yes is a hit", 'q.label == s.said == "Yes"', 's.said == "Yes"'),
+        ("every question asks for anything", "read(answer, question.text, self.asked)", "read(answer, question.text)"),
+    ],
+    ("eval/scorers/baselines.py", "tests/test_scoring.py"): [
+        ("the prior knows the question's own label", "others[q.label] -= 1", "pass"),
+    ],
+    ("eval/scorers/word.py", "tests/test_scoring.py"): [
+        ("digits are no number words", "w.isdecimal() and int(w) < len(_NUMBERS)", "False"),
+    ],
+    ("eval/scorers/caption.py", "tests/test_scoring.py"): [
+        ("silence describes an empty scene", "if not _words(answer):", "if False:"),
+        ("captions of real footage are scored", "if not set(_words(question.label)) <= _WORLD:", "if False:"),
+        ("other colours count as the same", "s.value is True and s.said == _text(", "s.value is True or s.said == _text("),
+    ],
+    ("eval/scorers/yes_no_reader.py", "tests/test_scoring.py"): [
+        ("a statement about anything answers", "not {*before}.isdisjoint(self.asked)", "True"),
+    ],
+    ("eval/loop.py", "tests/test_verdicts.py"): [
+        ("the label is scored", 'scorer.score(question, result["answer"])', "scorer.score(question, question.label)"),
+    ],
+    ("eval/store.py", "tests/test_verdicts.py"): [
+        ("any verdict passes", "verdicts(entry)", "pass"),
+    ],
+    ("eval/experiment.py", "tests/test_verdicts.py"): [
+        ("another source of the scorers goes on", "digest.update(file.read_bytes())", "pass"),
+        ("other settings of a scorer go on", "(task, repr(scorer)) for", "(task, scorer.name) for"),
+        ("verdicts of another scorer pass", 'if scorer not in record["scores"]:', "if False:"),
+        ("clips are looked for by id alone", "dataset.file(q.clip_id) for", "dataset.annotations.with_name(q.clip_id) for"),
+    ],
+    ("eval/summarise.py", "tests/test_verdicts.py"): [
+        (
+            "the summary decides again",
+            "verdicts(record)[dataset.scorer(q).name]",
+            'dataset.scorer(q).score(q, record["result"]["answer"])',
+        ),
+        ("the word unknown is unread", "if (unread := dataset.scorer(q).unread)", 'if (unread := "unread")'),
+        ("tasks of two scorers share a baseline", "if len(scorers) == 1:", "for scorer in scorers.values():"),
+        ("a task in no column is in no table", "if task not in pooled}", "if False}"),
+        ("what is not scored is not counted", "not_scored=sum(s.value is None for s in own)", "not_scored=0"),
+    ],
+    ("eval/report.py", "tests/test_verdicts.py"): [
+        ("a scorer's notes are left out", 'notes += [f"{name}, {m.label}: {note}" for note in task.notes]', "pass"),
+        ("unreadable is always neither yes nor no", 'f"answers {way}, counted', 'f"answers neither yes nor no, counted'),
+    ],
 }
 
 
