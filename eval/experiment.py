@@ -54,10 +54,10 @@ def scorers_sha256(of: Mapping[str, Scorer]) -> str:
 
 
 def settings(session, asked: dict, forms: dict[str, str], digests: dict[str, str | None], found: dict | None) -> dict:
-    """The header of a run: what names its answers, and the libraries and the machine that it began with. `found` is the header
-    there, to whose methods those asked for are added.
+    """The header of a run: what names its answers, and the libraries and the machine that it began with.
 
-    asked: what the command says, and `code`; forms: method as typed -> full text form; digests: see `plans`.
+    asked: what the command says, and `code`; forms: method as typed -> full text form; digests: see `plans`; found: the header on
+    disk, to which new methods are added, or None.
     Raises UserError when the run found there is another experiment.
     """
     now = {"schema": SCHEMA, **asked, "folder": str(session.folder.absolute()), **session.provenance}

@@ -31,8 +31,8 @@ class Failure:
 def run(session, dataset: Dataset, questions: Sequence[Question], methods: Mapping[str, str | None], store: Store) -> None:
     """Ask what is not yet in the store. `methods`: full text form -> digest of the plan it names; the first one is vanilla.
 
-    Per question the methods follow one another on the same clip, and who begins takes turns, so that none profits from
-    the other's warm caches. fvcore counts once per method. Peak memory costs an extra pass on a CPU: there only the first
+    Per question the methods follow one another on the same clip. Each begins in turn, so that none profits from the warm
+    caches of the others. fvcore counts once per method. Peak memory costs an extra pass on a CPU: there only the first
     question of each clip has it. An exception of one question is its record, and the run goes on.
     Raises UserError when a plan or an answered clip changes under way, or when there is no room for a record.
     """

@@ -6,9 +6,9 @@
 
 Progress goes to stderr, the tables to stdout; the last line of stdout is one JSON document (also summary.json). Every
 answer is written at once to records.jsonl: the same command goes on where a killed run stopped, and prints the tables of a
-finished one again. Another --method is added to the run that is there: its answers alone are computed, and the tables show
-all methods that every question was put to. What would change the answers that are there (weights, plans, clips, dtype, attention,
-FastAV itself) or the verdicts on them (the scorers) is refused.
+finished one again. Another --method is added to the run that is there: only its answers are computed. The tables show the
+methods that have been asked every question. What would change the answers that are there (weights, plans, clips, dtype,
+attention, FastAV itself) or the verdicts on them (the scorers) is refused.
 """
 
 import sys

@@ -55,7 +55,7 @@ class MethodSummary:
 
 @dataclass(frozen=True)
 class NotCovered:
-    """A method that some of the questions were not put to yet; it is in no table."""
+    """A method that has not been asked every question; it is in no table."""
 
     label: str
     method: str

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from fastav.question import Question
 
-UNKNOWN = "unknown"  # `said`, where a scorer that has `unread` could not read the answer
+UNKNOWN = "unknown"  # `said` of an answer that a scorer could not read, if its `unread` is set
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Scorer(ABC):
 
     name: str  # the key of its verdicts in a record
     labels: tuple[str, ...] = ()  # what a label may be; empty: anything
-    unread: str = ""  # of an answer with `said` UNKNOWN, e.g. "neither yes nor no"; such answers are listed. Empty: there is none
+    unread: str = ""  # what answers with `said` UNKNOWN are listed as, e.g. "neither yes nor no"; empty: it reads every answer
 
     @abstractmethod
     def score(self, question: Question, answer: str) -> Score:

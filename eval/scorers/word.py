@@ -12,6 +12,8 @@ _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eigh
 
 @dataclass(frozen=True)
 class Word(Scorer):
+    """`said` is the normalised answer."""
+
     name = "word"
 
     def score(self, question: Question, answer: str) -> Score:

@@ -13,6 +13,8 @@ from fastav.question import Question
 
 @dataclass(frozen=True)
 class YesNo(Scorer):
+    """`said` is "Yes", "No" or UNKNOWN."""
+
     asked: str = ANYTHING  # what the questions of the task ask for: letters of yes_no_words.py
 
     name = "yes-no"
