@@ -1,25 +1,30 @@
 """Which answers belong together: what names an experiment, and the checks before a run goes on or is reported again.
 
-An answer depends on the question, the clip, the weights, the method with its plan, dtype, attention and FastAV itself: where one
-of them differs, the answers found on disk are of another experiment and are refused. FastAV itself is no part of the command,
-so a finished run is reported whatever FastAV has become since. Libraries and machine may change on the way: every record names
+An answer depends on the question, the clip, the weights, the method with its plan, dtype, attention and FastAV itself, and its
+verdict on the scorers: where one of them differs, what is found on disk is of another experiment and is refused. FastAV and the
+scorers are no part of the command: a finished run is reported with the answers and the verdicts that it stored, whatever FastAV
+and the scorers have become since. Libraries and machine may change on the way: every record names
 its own, and the report tells when they vary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from eval.benchmarks.annotations import Dataset, Question
+from eval import scorers
+from eval.dataset import Dataset
+from eval.scorers.scorer import Scorer
 from eval.store import SCHEMA, Store
 from fastav import methods, provenance
 from fastav.errors import UserError
 from fastav.plan import Plan
+from fastav.question import Question
 
-_SAME = ("benchmark", "annotations_sha256", "model", "weights_sha256", "dtype", "attn")
+_SAME = ("benchmark", "annotations_sha256", "scorers_sha256", "model", "weights_sha256", "dtype", "attn")
 _WAY_OUT = "give another --output, or --fresh to start over"
 
 
@@ -35,15 +40,24 @@ def plans(typed: Sequence[str], model: str) -> dict[str, str | None]:
     return {text: provenance.plan_sha256(text) for text in typed}
 
 
-def clip_file(dataset: Dataset, clip: str) -> Path:
-    return dataset.videos / f"{clip}.mp4"
+def code(dataset: Dataset) -> dict:
+    """What new answers and verdicts come from: compared before a run goes on, not where it is only reported."""
+    return {"fastav": provenance.fastav(), "scorers_sha256": scorers_sha256(dataset.scorers)}
+
+
+def scorers_sha256(of: Mapping[str, Scorer]) -> str:
+    """Digest of the source of eval/scorers/ and of which scorer, with which settings, each task has."""
+    digest = hashlib.sha256(repr(sorted((task, repr(scorer)) for task, scorer in of.items())).encode())
+    for file in sorted(Path(scorers.__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def settings(session, asked: dict, forms: dict[str, str], digests: dict[str, str | None], found: dict | None) -> dict:
-    """The header of a run: what names its answers, and the libraries and the machine that it began with. `found` is the header
-    there, to whose methods those asked for are added.
+    """The header of a run: what names its answers, and the libraries and the machine that it began with.
 
-    asked: what the command says; forms: method as typed -> full text form; digests: see `plans`.
+    asked: what the command says, and `code`; forms: method as typed -> full text form; digests: see `plans`; found: the header on
+    disk, to which new methods are added, or None.
     Raises UserError when the run found there is another experiment.
     """
     now = {"schema": SCHEMA, **asked, "folder": str(session.folder.absolute()), **session.provenance}
@@ -117,15 +131,19 @@ def _check_plan(entry: dict, now: str | None) -> None:
 
 def _check_answers(store: Store, dataset: Dataset, questions: Sequence[Question]) -> None:
     by_key = {q.key: q for q in questions}
-    answered = [(q, r["result"]) for (key, _), r in store.records.items() if "result" in r and (q := by_key.get(key))]
-    clips = {q.clip: clip_file(dataset, q.clip) for q, _ in answered}
+    answered = [(q, r) for (key, _), r in store.records.items() if "result" in r and (q := by_key.get(key))]
+    clips = {q.clip_id: dataset.file(q.clip_id) for q, _ in answered}
     files = tqdm(clips.items(), unit="clip", desc="checking clips", leave=False, delay=2)
-    now = {clip: provenance.file_sha256(file) for clip, file in files if file.is_file()}
-    for question, result in answered:
+    now = {clip_id: provenance.file_sha256(file) for clip_id, file in files if file.is_file()}
+    for question, record in answered:
+        result, scorer = record["result"], dataset.scorer(question).name
+        if scorer not in record["scores"]:
+            found = ", ".join(record["scores"])
+            raise UserError(f"the answers to {question.task} were scored by {found or 'nobody'} there, now {scorer}; {_WAY_OUT}")
         if result["question"] != question.prompt:
             raise UserError(f"question {question.key} was asked there in other words: {result['question']!r}; {_WAY_OUT}")
-        if now.get(question.clip, result["clip_sha256"]) != result["clip_sha256"]:
+        if now.get(question.clip_id, result["clip_sha256"]) != result["clip_sha256"]:
             raise UserError(
-                f"clip {question.clip} is another file than the one that was asked about: sha256 there "
-                f"{result['clip_sha256']}, now {now[question.clip]}; put it back, or {_WAY_OUT}"
+                f"clip {question.clip_id} is another file than the one that was asked about: sha256 there "
+                f"{result['clip_sha256']}, now {now[question.clip_id]}; put it back, or {_WAY_OUT}"
             )

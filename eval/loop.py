@@ -1,4 +1,4 @@
-"""The evaluation loop: every question by every method, clip by clip, each clip decoded and encoded once."""
+"""The evaluation loop: every question by every method, clip by clip, each clip decoded and encoded once, each answer scored."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from tqdm import tqdm
 
-from eval.benchmarks.annotations import Dataset, Question
-from eval.experiment import clip_file
+from eval.dataset import Dataset
+from eval.scorers.scorer import Scorer
 from eval.store import Store
 from fastav.errors import UserError, out_of_memory
+from fastav.question import Question
 
 _LEFT_OUT = ("token_runs", "layers_seen")  # a number per token each: too long for thousands of records
 
@@ -30,13 +31,13 @@ class Failure:
 def run(session, dataset: Dataset, questions: Sequence[Question], methods: Mapping[str, str | None], store: Store) -> None:
     """Ask what is not yet in the store. `methods`: full text form -> digest of the plan it names; the first one is vanilla.
 
-    Per question the methods follow one another on the same clip, and who begins takes turns, so that none profits from
-    the other's warm caches. fvcore counts once per method. Peak memory costs an extra pass on a CPU: there only the first
+    Per question the methods follow one another on the same clip. Each begins in turn, so that none profits from the warm
+    caches of the others. fvcore counts once per method. Peak memory costs an extra pass on a CPU: there only the first
     question of each clip has it. An exception of one question is its record, and the run goes on.
     Raises UserError when a plan or an answered clip changes under way, or when there is no room for a record.
     """
     counted = {method for (_, method), r in store.records.items() if r.get("result", {}).get("flops_fvcore")}
-    known = {r["clip"]: r["result"]["clip_sha256"] for r in store.records.values() if "result" in r}
+    known = {r["clip_id"]: r["result"]["clip_sha256"] for r in store.records.values() if "result" in r}
     everywhere = session.device.type == "cuda"
     todo = {(q.key, method) for q in questions for method in methods if "result" not in store.records.get((q.key, method), {})}
     total = len(questions) * len(methods)
@@ -45,9 +46,10 @@ def run(session, dataset: Dataset, questions: Sequence[Question], methods: Mappi
         for group in by_clip(questions):
             if not any((q.key, method) in todo for q in group for method in methods):
                 continue
-            clip = attempt(session.read, clip_file(dataset, group[0].clip))
-            if not isinstance(clip, Failure) and known.get(group[0].clip, clip.sha256) != clip.sha256:
-                raise UserError(f"clip {group[0].clip} was replaced while the run went on; put it back")
+            clip_id = group[0].clip_id
+            clip = attempt(session.read, dataset.file(clip_id))
+            if not isinstance(clip, Failure) and known.get(clip_id, clip.sha256) != clip.sha256:
+                raise UserError(f"clip {clip_id} was replaced while the run went on; put it back")
             for q in group:
                 for method in _turn(list(methods), q.position):
                     if (q.key, method) not in todo:
@@ -55,9 +57,10 @@ def run(session, dataset: Dataset, questions: Sequence[Question], methods: Mappi
                     outcome = clip
                     if not isinstance(clip, Failure):
                         peak = everywhere or q is group[0]
-                        outcome = attempt(_ask, session, clip, q.prompt, method, fvcore=method not in counted, peak=peak)
+                        options = {"fvcore": method not in counted, "peak": peak}
+                        outcome = attempt(_ask, session, clip, q, dataset.scorer(q), method, options)
                     if not isinstance(outcome, Failure):
-                        if outcome["plan_sha256"] != methods[method]:
+                        if outcome["result"]["plan_sha256"] != methods[method]:
                             raise UserError(f"the plan of {method} changed while the run went on; put it back")
                         counted.add(method)
                     store.add(_record(q, method, outcome))
@@ -69,7 +72,7 @@ def by_clip(questions: Sequence[Question]) -> Iterator[list[Question]]:
     """The questions of each clip, in the order in which clips first appear."""
     groups: dict[str, list[Question]] = {}
     for q in questions:
-        groups.setdefault(q.clip, []).append(q)
+        groups.setdefault(q.clip_id, []).append(q)
     yield from groups.values()
 
 
@@ -112,22 +115,24 @@ def _turn(methods: Sequence[str], position: int) -> list[str]:
     return [*methods[first:], *methods[:first]]
 
 
-def _ask(session, clip, prompt: str, method: str, **options) -> dict:
-    answer = session.answer(clip, prompt, method, **options).to_dict()
+def _ask(session, clip, question: Question, scorer: Scorer, method: str, options: dict) -> dict:
+    """`result` and `scores` of the record."""
+    answer = session.answer(clip, question.prompt, method, **options).to_dict()
     result = {name: value for name, value in answer.items() if name not in _LEFT_OUT}
+    outcome = {"result": result, "scores": {scorer.name: asdict(scorer.score(question, result["answer"]))}}
     # As it will be read back; what cannot be written (NaN) fails here, as this question's error.
-    return json.loads(json.dumps(result, allow_nan=False))
+    return json.loads(json.dumps(outcome, allow_nan=False))
 
 
 def _record(question: Question, method: str, outcome: dict | Failure) -> dict:
     record = {
         "key": question.key,
         "method": method,
-        "clip": question.clip,
+        "clip_id": question.clip_id,
         "task": question.task,
         "text": question.text,
         "label": question.label,
     }
     if isinstance(outcome, Failure):
         return {**record, "error": outcome.text, "error_kind": outcome.kind}
-    return {**record, "result": outcome}
+    return {**record, **outcome}

@@ -6,9 +6,9 @@
 
 Progress goes to stderr, the tables to stdout; the last line of stdout is one JSON document (also summary.json). Every
 answer is written at once to records.jsonl: the same command goes on where a killed run stopped, and prints the tables of a
-finished one again. Another --method is added to the run that is there: its answers alone are computed, and the tables show
-all methods that every question was put to. What would change the answers that are there (weights, plans, clips, dtype, attention,
-FastAV itself) is refused.
+finished one again. Another --method is added to the run that is there: only its answers are computed. The tables show the
+methods that have been asked every question. What would change the answers that are there (weights, plans, clips, dtype,
+attention, FastAV itself) or the verdicts on them (the scorers) is refused.
 """
 
 import sys
@@ -25,10 +25,14 @@ import argparse
 import json
 import os
 from contextlib import suppress
+from dataclasses import asdict
 
-from eval import benchmarks, experiment, loop, report, summary
+from eval import benchmarks, experiment, loop, report
+from eval.dataset import Dataset
 from eval.store import Store
-from fastav import models, provenance
+from eval.summarise import summarise
+from eval.summary import Summary
+from fastav import models
 from fastav.errors import UserError, out_of_memory
 from fastav.models import arguments
 
@@ -109,27 +113,28 @@ def evaluate(args: argparse.Namespace) -> int:
         if store.settings:
             experiment.check_found(store, asked, plans, dataset, questions)
         if not experiment.finished(store, asked, typed, questions):
+            code = experiment.code(dataset)
             if store.settings:
-                experiment.check(store.settings, {"fastav": provenance.fastav()})
+                experiment.check(store.settings, code)
             session = _load(args)
             forms = _forms(session, typed)
-            store.begin(experiment.settings(session, asked, forms, plans, store.settings))
+            store.begin(experiment.settings(session, {**asked, **code}, forms, plans, store.settings))
         try:
             if session:
                 loop.run(session, dataset, questions, {forms[text]: plans[text] for text in typed}, store)
-            numbers = summary.summarise(dataset, questions, store.records, store.settings)
+            summary = summarise(dataset, questions, store.records, store.settings)
             name = "summary" if len(questions) == len(dataset.questions) else f"summary-first-{len(questions)}"
-            _publish(numbers, output, name)
+            _publish(summary, output, name)
         except (UserError, OSError) as error:
             _tell(f"error: {error}; {interrupt.way_on()}")
             return PARTIAL
-    if numbers["errors"]:
-        _tell(f"partial: {len(numbers['errors'])} answers are missing, listed in the tables with the reason")
+    if summary.errors:
+        _tell(f"partial: {len(summary.errors)} answers are missing, listed in the tables with the reason")
         return PARTIAL
     return COMPLETE
 
 
-def _dataset(args: argparse.Namespace):
+def _dataset(args: argparse.Namespace) -> Dataset:
     """The benchmark that was asked for, or its mini set under a name that says so."""
     benchmark = benchmarks.get(args.bench)
     if args.data_root:
@@ -163,9 +168,9 @@ def _forms(session, typed: list[str]) -> dict[str, str]:
     return forms
 
 
-def _publish(numbers: dict, output: Path, name: str) -> None:
+def _publish(summary: Summary, output: Path, name: str) -> None:
     """Tables and JSON document into `output` and to stdout. Raises UserError where one of them cannot be written."""
-    text, document = report.report(numbers), json.dumps(numbers, allow_nan=False)
+    text, document = report.report(summary), json.dumps(asdict(summary), allow_nan=False)
     problem = None
     for file, content in ((output / f"{name}.txt", text), (output / f"{name}.json", document)):
         part = file.with_name(file.name + ".part")

@@ -4,8 +4,9 @@ Line 1 is the header: {"header": settings}, see experiment.settings. It comes ag
 counts. Every other line is one question answered by one method:
 
     key, method     question key ("<position>-<hash of the annotation record>") and full text form of the method
-    clip, task, text, label     as annotated
-    result          fastav.result.Result without `token_runs` and `layers_seen`, which are a number per token; or
+    clip_id, task, text, label  as annotated
+    result          fastav.result.Result without `token_runs` and `layers_seen`, which are a number per token
+    scores          scorer's name -> verdict on the answer: value, said, explanation (eval/scorers/scorer.py); or
     error, error_kind   why there is no answer, and "UserError" (a clip that cannot be read, a question the model cannot
                     take), "out of memory", or the exception's type
 
@@ -19,6 +20,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from eval.scorers.scorer import Score
 from fastav.errors import UserError
 
 try:
@@ -27,7 +29,8 @@ except ImportError:  # Windows: nothing keeps two runs out of one folder
     fcntl = None
 
 FILE = "records.jsonl"
-SCHEMA = 2  # 1 did not say which plan, clip, FastAV and hub commit gave an answer
+SCHEMA = 3
+_LACKS = {1: "which plan, weights and FastAV gave an answer", 2: "the verdicts on its answers"}  # earlier schemas
 
 
 class Store:
@@ -79,18 +82,25 @@ class Store:
             try:
                 entry = json.loads(line)
                 if number == 1 or "header" in entry:
-                    self.settings = dict(entry["header"])
-                elif "result" in entry or "error" in entry:
-                    self.records[entry["key"], entry["method"]] = entry
+                    self.settings = self._header(dict(entry["header"]))
                 else:
-                    raise KeyError
+                    if "result" in entry:
+                        verdicts(entry)
+                    elif "error" not in entry:
+                        raise KeyError
+                    self.records[entry["key"], entry["method"]] = entry
             except (ValueError, KeyError, TypeError):
                 raise UserError(f"line {number} of {str(self.path)!r} is not a record; use --fresh to start over") from None
-        if self.settings and self.settings.get("schema") != SCHEMA:
+
+    def _header(self, settings: dict) -> dict:
+        """The same settings. Raises UserError where they are of another schema."""
+        schema = settings.get("schema", 1)
+        if schema != SCHEMA:
+            whose = f"an earlier FastAV, which did not write down {_LACKS[schema]}" if schema in _LACKS else "another FastAV"
             raise UserError(
-                f"{str(self.path)!r} is of an earlier FastAV, which did not write down which plan, weights and FastAV gave an "
-                "answer; give another --output, or --fresh to move it aside and start over"
+                f"{str(self.path)!r} is of {whose}; give another --output, or --fresh to move it aside and start over"
             )
+        return settings
 
     def begin(self, settings: dict) -> None:
         """Write the header of a new run, or of one that goes on with more methods."""
@@ -132,3 +142,8 @@ class Store:
 
     def __exit__(self, *_) -> None:
         self._file.close()
+
+
+def verdicts(record: dict) -> dict[str, Score]:
+    """The stored verdicts of a record with a result, by scorer. Raises KeyError, TypeError or ValueError where they are none."""
+    return {scorer: Score(**verdict) for scorer, verdict in dict(record["scores"]).items()}

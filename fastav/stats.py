@@ -8,9 +8,34 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from math import sqrt
 
 Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
+
+
+@dataclass(frozen=True)
+class Share:
+    """Right answers among n, and the interval of their share."""
+
+    n: int
+    right: int
+    accuracy: float  # 0.0 where nothing was asked
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """share(a) - share(b) over the same n questions, and its interval."""
+
+    n: int
+    difference: float  # 0.0 where nothing was asked
+    low: float
+    high: float
+    only_a_right: int
+    only_b_right: int
+    design_effect: float
 
 
 def wilson(n_right: float, n: float) -> tuple[float, float]:
@@ -43,6 +68,12 @@ def clustered_wilson(right: Sequence[bool], clips: Sequence[Hashable]) -> tuple[
     return wilson(sum(right) / effect, len(right) / effect)
 
 
+def share(right: Sequence[bool], clips: Sequence[Hashable]) -> Share:
+    """The share of right answers, with Wilson's interval, widened by the design effect of the clips."""
+    n, n_right = len(right), sum(right)
+    return Share(n, n_right, n_right / n if n else 0.0, *clustered_wilson(right, clips))
+
+
 def newcombe_paired(both: float, only_a: float, only_b: float, neither: float) -> tuple[float, float]:
     """Interval of share(a) - share(b) from paired counts: Newcombe 1998, method 10.
 
@@ -65,7 +96,7 @@ def newcombe_paired(both: float, only_a: float, only_b: float, neither: float) -
     return a - b - below, a - b + above
 
 
-def paired(a: Sequence[bool], b: Sequence[bool], clips: Sequence[Hashable]) -> dict:
+def paired(a: Sequence[bool], b: Sequence[bool], clips: Sequence[Hashable]) -> Difference:
     """share(a) - share(b) over the same questions, with its interval: Newcombe's, widened by the design effect of the clips."""
     n = len(a)
     only_a = sum(x and not y for x, y in zip(a, b, strict=True))
@@ -73,12 +104,4 @@ def paired(a: Sequence[bool], b: Sequence[bool], clips: Sequence[Hashable]) -> d
     both = sum(x and y for x, y in zip(a, b, strict=True))
     effect = design_effect([int(x) - int(y) for x, y in zip(a, b, strict=True)], clips)
     low, high = newcombe_paired(*(count / effect for count in (both, only_a, only_b, n - both - only_a - only_b)))
-    return {
-        "n": n,
-        "difference": (only_a - only_b) / n if n else 0.0,
-        "low": low,
-        "high": high,
-        "only_a_right": only_a,
-        "only_b_right": only_b,
-        "design_effect": effect,
-    }
+    return Difference(n, (only_a - only_b) / n if n else 0.0, low, high, only_a, only_b, effect)

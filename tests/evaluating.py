@@ -38,11 +38,12 @@ class StubResult(Result):
 
 @dataclass
 class StubSession:
-    """Says yes, but no where `says_no` and the method prunes. A clip file's text says what happens to it; `trouble` is what is
+    """Says `says`, but no where `says_no` and the method prunes. A clip file's text says what happens to it; `trouble` is what is
     done before a question with that word in it is answered.
     """
 
     checkpoint: str = "stub-weights"
+    says: str = "Yes."
     delay_sec: float = 0.0
     model_name: str = "tiny"
     dtype: str = "float32"
@@ -67,8 +68,10 @@ class StubSession:
             "fastav": provenance.fastav(),
             "weights_sha256": provenance.weights_sha256(self.folder),
             "checkpoint_commit": provenance.hub_commit(self.folder),
+            "device": self.device_name,
             "dtype": self.dtype,
             "attn": "sdpa",
+            "versions": self.versions,
         }
 
     def canonical(self, method):
@@ -95,7 +98,7 @@ class StubSession:
         if "zebra" in question:
             raise UserError("unknown word 'zebra'")
         pruned = method != "vanilla"
-        answer = "no" if pruned and says_no(question, clip.name, method) else "Yes."
+        answer = "no" if pruned and says_no(question, clip.name, method) else self.says
         n_last = 9 - int(method.partition("p=")[2].partition(",")[0]) // 10 if pruned else 9
         relative = 60.0 + len(question) % 7 if pruned else 100.0
         return StubResult(

@@ -28,6 +28,7 @@ from evaluating import (
 
 from eval import benchmarks, run
 from fastav.errors import UserError
+from fastav.stats import share
 
 
 @pytest.fixture
@@ -48,7 +49,8 @@ def test_a_run_prints_tables_and_ends_in_one_json_document(session, data, tmp_pa
     vanilla = method(doc, 0)  # always yes: 4 + 4 right of 12, 2 right of 4
     assert vanilla["columns"]["AV hallucination"]["right"] == 8 and vanilla["columns"]["AV hallucination"]["n"] == 12
     assert vanilla["columns"]["Avg"]["accuracy"] == pytest.approx((8 + 2) / 16)
-    assert vanilla["tasks"][VISIBLE]["precision"] == 0.5 and vanilla["tasks"][VISIBLE]["recall"] == 1
+    assert vanilla["tasks"][VISIBLE]["metrics"]["precision"] == 0.5
+    assert vanilla["tasks"][VISIBLE]["metrics"]["recall"] == 1 and vanilla["tasks"][VISIBLE]["scorer"] == "yes-no"
     assert vanilla["columns"]["AV Captioning"] | {"low": 0, "high": 0} == {"n": 4, "right": 0, "accuracy": 0, "low": 0, "high": 0}
     assert vanilla["fvcore_off_percent"] == 0 and vanilla["kv_mb"] == 2
     assert doc["baselines"]["always_yes"]["AV matching"] == 0.5
@@ -101,7 +103,7 @@ def test_the_micro_average_weighs_questions_not_columns(session, tmp_path, capsy
     vanilla = method(document(capsys), 0)
     assert [c["n"] for c in vanilla["columns"].values()] == [3426, 1876, 5302]
     assert [c["accuracy"] for c in vanilla["columns"].values()] == [0.5] * 3
-    for task in vanilla["tasks"].values():
+    for task in (task["metrics"] for task in vanilla["tasks"].values()):
         assert (task["precision"], task["recall"], task["yes_share"]) == (0.5, 1.0, 1.0)
         assert task["f1"] == pytest.approx(2 / 3)
 
@@ -109,11 +111,9 @@ def test_the_micro_average_weighs_questions_not_columns(session, tmp_path, capsy
 @pytest.mark.parametrize(("hallucination", "matching", "avg"), [(77.9, 57.8, 70.79), (78.2, 69.0, 74.94)])
 def test_the_average_of_the_papers_rows(hallucination, matching, avg):
     """Over the pooled questions, as the columns are built."""
-    from eval.scoring import Score, accuracy
-
     counts = [(round(3426 * hallucination / 100), 3426), (round(1876 * matching / 100), 1876)]
-    pooled = [Score(i < right, "") for right, n in counts for i in range(n)]
-    assert 100 * accuracy(pooled)["accuracy"] == pytest.approx(avg, abs=0.02)  # whole questions: 1 / 5302 = 0.019
+    pooled = [i < right for right, n in counts for i in range(n)]
+    assert 100 * share(pooled, range(5302)).accuracy == pytest.approx(avg, abs=0.02)  # whole questions: 1 / 5302 = 0.019
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ import sys
 import pytest
 from evaluating import DRIVER, ROOT, document, evaluate, method, record, small_set, stub, write
 
-from eval import benchmarks
-from eval.benchmarks import annotations
+from eval.benchmarks import avhbench
 from fastav import __version__
 from fastav.stats import newcombe_paired
 
@@ -132,10 +131,8 @@ def test_clips_that_are_gone_do_not_keep_a_finished_run_from_being_reported(sess
 
 def test_questions_put_in_other_words_are_refused(session, data, out, monkeypatch, capsys):
     evaluate(data, out)
-    load = benchmarks.get("avhbench").load
-    read = annotations.read
-    monkeypatch.setattr(annotations, "read", lambda *args: read(*args[:3], {"yes-no": " Just say yes or no."}))
-    assert load(data, "avhbench").questions[0].prompt.endswith("Just say yes or no.")
+    monkeypatch.setattr(avhbench, "INSTRUCTIONS", dict.fromkeys(avhbench.TASKS, " Just say yes or no."))
+    assert avhbench.load(data, "avhbench").questions[0].prompt.endswith("Just say yes or no.")
     assert evaluate(data, out) == 2
     assert refused(capsys, "in other words", "Answer yes or no.")
 

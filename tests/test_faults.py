@@ -189,7 +189,7 @@ def command(output, *more, at=0, limit=None):
 
     def trace(frame, event, arg):
         nonlocal n_lines
-        if "/eval/" not in frame.f_code.co_filename:
+        if not frame.f_code.co_filename.startswith({root!r} + "/eval/"):
             return None
         n_lines += event == "line"
         if event == "line" and n_lines == at:

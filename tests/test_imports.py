@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Lowest first. A module may import lower layers and its own package, nothing beside or above it.
 LAYERS = (
     ("fastav.errors", "fastav.assets", "fastav.interrupt", "fastav.machine", "fastav.table"),
-    ("fastav.result", "fastav.layout", "fastav.versions", "fastav.provenance", "fastav.stats", "fastav.clip"),
+    ("fastav.result", "fastav.layout", "fastav.versions", "fastav.provenance", "fastav.stats", "fastav.question", "fastav.clip"),
     ("fastav.plan",),
     ("fastav.methods",),
     ("fastav.decoder", "fastav.selection"),

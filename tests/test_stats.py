@@ -58,8 +58,8 @@ def test_questions_that_go_together_are_worth_as_many_as_there_are_clips():
     assert stats.clustered_wilson(copies, clips) == pytest.approx(stats.wilson(4, 6))
     both = stats.paired(copies, [value for value in other for _ in range(4)], clips)
     alone = stats.paired(right, other, range(6))
-    assert both["design_effect"] == pytest.approx(4) and alone["design_effect"] == 1
-    assert (both["low"], both["high"]) == pytest.approx((alone["low"], alone["high"]))
+    assert both.design_effect == pytest.approx(4) and alone.design_effect == 1
+    assert (both.low, both.high) == pytest.approx((alone.low, alone.high))
 
 
 def test_answers_that_balance_within_a_clip_never_narrow_an_interval():

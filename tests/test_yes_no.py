@@ -2,8 +2,9 @@
 
 import pytest
 
-from eval import scoring
-from eval.benchmarks.annotations import Question
+from eval.benchmarks.avhbench import TASKS
+from eval.scorers.yes_no_reader import read
+from fastav.question import Question
 
 SEEN, HEARD, MATCHING = "Audio-driven Video Hallucination", "Video-driven Audio Hallucination", "AV Matching"
 TEXTS = {
@@ -16,7 +17,7 @@ TEXTS = {
 def said(task, answer, text=None):
     """What the reader makes of `answer` to the question of `task`, about a dog unless `text` asks something else."""
     text = text or TEXTS[task]
-    return scoring.score(Question(0, "0", "c", task, "yes-no", text, f"{text} Answer yes or no.", "Yes"), answer).said
+    return TASKS[task].score(Question(0, "0", "c", task, text, f"{text} Answer yes or no.", "Yes"), answer).said
 
 
 def cases(table):
@@ -928,7 +929,7 @@ def test_a_statement_answers_only_for_the_object_that_the_question_names(task, t
 
 @pytest.mark.parametrize(("answer", "verdict"), ALONE)
 def test_an_answer_is_read_without_its_question(answer, verdict):
-    assert scoring.yes_no(answer) == verdict
+    assert read(answer)[0] == verdict
 
 
 @pytest.mark.parametrize(("task", "answer", "verdict"), cases(EASY))
@@ -944,3 +945,20 @@ def test_a_plain_answer_about_the_object_counts(task, text, answer, verdict):
 @pytest.mark.parametrize(("task", "answer"), NOT_DARED)
 def test_what_the_rules_do_not_cover_is_unknown_and_never_the_opposite(task, answer):
     assert said(task, answer) == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("Yes.", ""),
+        ("The dog is visible.", "statements: Yes"),
+        ("Yes, it is visible.", "answer words: Yes; statements: Yes"),
+        ("Yes, the dog is not visible.", "answer words: Yes; statements: No"),
+        ("The dog is visible. The dog is not visible.", "statements: Yes, No"),
+        ("Yes and no", "answer words: Yes, No"),
+        ("Absolutely!", "assent"),
+        ("A sunny day.", "nothing said"),
+    ],
+)
+def test_the_explanation_names_what_was_read(answer, why):
+    assert read(answer, TEXTS[SEEN], "V")[1] == why

@@ -1,9 +1,9 @@
 """Benchmarks by the name a person types. One file = one benchmark; to add one, write the file and add its line here.
 
 A benchmark's module has:
-    TASKS    task name -> kind of scoring: "yes-no", "word" or "caption" (see eval/scoring.py)
-    COLUMNS  column title -> names of the tasks pooled in it, question by question
-    load(root, name) -> Dataset
+    TASKS    task name -> the scorer of its answers (eval/scorers/scorer.py); another scorer needs no other edit
+    COLUMNS  column title -> names of the tasks pooled in it, question by question; a task in none gets a column of its own
+    load(root, name) -> Dataset (eval/dataset.py), which raises UserError where the benchmark is not under `root`
 """
 
 from __future__ import annotations

@@ -11,21 +11,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eval.benchmarks import annotations
+from eval.benchmarks import avhbench_schema as schema
+from eval.dataset import Dataset
+from eval.scorers.caption import Caption
+from eval.scorers.yes_no import YesNo
 
 VISIBLE, HEARD = "Audio-driven Video Hallucination", "Video-driven Audio Hallucination"
 MATCHING, CAPTIONING = "AV Matching", "AV Captioning"
 
-TASKS = {VISIBLE: "yes-no", HEARD: "yes-no", MATCHING: "yes-no", CAPTIONING: "caption"}
+TASKS = {VISIBLE: YesNo(asked="V"), HEARD: YesNo(asked="A"), MATCHING: YesNo(asked="M"), CAPTIONING: Caption()}
 COLUMNS = {"AV hallucination": (VISIBLE, HEARD), "AV matching": (MATCHING,), "Avg": (VISIBLE, HEARD, MATCHING)}
+INSTRUCTIONS = dict.fromkeys((VISIBLE, HEARD, MATCHING), " Answer yes or no.")
 
 # Names of an older release, which call a task by the modality asked about. Its "..._only" tasks repeat a question for
 # single-modality input: counted here they would weigh twice, so they are refused as unknown.
 ALIASES = {"AV Hallucination (Video)": VISIBLE, "AV Hallucination (Audio)": HEARD}
 
 
-def load(root: Path, name: str) -> annotations.Dataset:
+def load(root: Path, name: str) -> Dataset:
     """The benchmark under `root`. Raises UserError when it is not there or not in the schema."""
-    file, videos = annotations.find(root, ("QA.json", "json/qa.json", "json/QA.json", "qa.json"), ("", "AVHBench_v0"))
-    questions, sha256 = annotations.read(file, TASKS, ALIASES, {"yes-no": " Answer yes or no."})
-    return annotations.Dataset(name, file, sha256, videos, questions, COLUMNS, annotations.wordings(file))
+    file, videos = schema.find(root, ("QA.json", "json/qa.json", "json/QA.json", "qa.json"), ("", "AVHBench_v0"))
+    questions, sha256 = schema.read(file, TASKS, ALIASES, INSTRUCTIONS)
+    return Dataset(name, file, sha256, questions, TASKS, COLUMNS, schema.wordings(file), schema.mp4(videos))

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eval.benchmarks import annotations
+from eval.benchmarks import avhbench_schema as schema
+from eval.dataset import Dataset
+from eval.scorers.word import Word
 
-TASKS = {"Counting": "word", "Color": "word", "Location": "word"}
+TASKS = {"Counting": Word(), "Color": Word(), "Location": Word()}
 COLUMNS = {"Counting": ("Counting",), "Color": ("Color",), "Location": ("Location",), "Avg": tuple(TASKS)}
 
 
-def load(root: Path, name: str) -> annotations.Dataset:
+def load(root: Path, name: str) -> Dataset:
     """The benchmark under `root`. Raises UserError when it is not there or not in the schema."""
-    file, videos = annotations.find(root, ("tiny_world.json",))
-    questions, sha256 = annotations.read(file, TASKS, {}, {})
-    return annotations.Dataset(name, file, sha256, videos, questions, COLUMNS, annotations.wordings(file))
+    file, videos = schema.find(root, ("tiny_world.json",))
+    questions, sha256 = schema.read(file, TASKS, {}, {})
+    return Dataset(name, file, sha256, questions, TASKS, COLUMNS, schema.wordings(file), schema.mp4(videos))

@@ -1,6 +1,6 @@
 """The yes/no reader: answer text and question -> "Yes", "No" or "unknown". Pure: no model, no file.
 
-The rules, in this order (the words are in eval/yes_no_words.py):
+The rules, in this order (the words are in yes_no_words.py):
 
 1. Set aside what is no answer: markup, quotes, questions, the prompt repeated, reported speech, "no. 5", "no doubt".
 2. A sentence that cannot tell ("not sure", "no way to know") says nothing. "Maybe", "might" or "if" silences its clause and
@@ -25,50 +25,54 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise, takewhile
 
-from eval.benchmarks.annotations import Question
-from eval.benchmarks.avhbench import HEARD, MATCHING, VISIBLE
-from eval.yes_no_words import ASSENT, REWRITES, UNSURE, kind, same
+from eval.scorers.scorer import UNKNOWN
+from eval.scorers.yes_no_words import ASSENT, REWRITES, UNSURE, kind, same
 
-UNKNOWN = "unknown"
-ASKED = {VISIBLE: "V", HEARD: "A", MATCHING: "M"}  # the letters of eval/yes_no_words.py
-ANYTHING = "VAM"
+ANYTHING = "VAM"  # the letters of yes_no_words.py
 OURS = "*"  # stands in an answer for the noun of the question, whatever else that word may mean
 _AFTER_AN_ANSWER = {"join", "turn", "small", "verb", "it", "we", "this", "not", "yes", "no"}
 _TOKEN = re.compile(r"[a-z0-9]+(?:['-][a-z0-9]+)*|,")
 
 
-def yes_no(answer: str, question: Question | None = None) -> str:
-    """What `answer` says to `question`, by the rules above. Without a question every statement counts, whatever its subject."""
+def read(answer: str, question: str | None = None, asked: str = ANYTHING) -> tuple[str, str]:
+    """(what `answer` says, why: the words and statements that it was read from), by the rules above.
+
+    question: its text; without it every statement counts, whatever its subject. asked: what it asks for, letters of V, A and M.
+    """
     text = answer.lower().replace("’", "'")
-    reader = _Reader(question)
+    reader = _Reader(question, asked)
     for pattern, new in ((reader.echo, " "), *REWRITES):
         text = re.sub(" +", " ", re.sub(pattern, new, text))
     if reader.asked == "A":
         text = re.sub(r"'s\b", "", text)  # the dog's bark speaks for the dog, its tail does not
     if re.fullmatch(ASSENT, text):
-        return "Yes"
+        return "Yes", "assent"
     for sentence in re.split(r"[.!;:\n]", text):
         if not re.search(UNSURE, sentence):
             reader.sentence([OURS if same(word, reader.noun) else word for word in _TOKEN.findall(sentence)])
     said = reader.answers or reader.statements
-    if len(set(said)) != 1 or (question and reader.statements and reader.statements[0] != said[0]):
-        return UNKNOWN
-    return said[0]
+    if len(set(said)) != 1 or (question is not None and reader.statements and reader.statements[0] != said[0]):
+        return UNKNOWN, reader.why() or "nothing said"
+    return said[0], "" if len(reader.answers) == 1 and not reader.statements else reader.why()
 
 
 class _Reader:
     """What has been read of one answer."""
 
-    def __init__(self, question: Question | None):
+    def __init__(self, question: str | None, asked: str):
         self.answers: list[str] = []  # the answer words: "Yes" or "No"
         self.statements: list[str] = []  # the statements about what was asked: "Yes" or "No"
-        text = question.text.lower() if question else ""
+        text = question.lower() if question is not None else ""
         self.echo = re.escape(text.strip(" ?")) or r"(?!)"
         self.question = _TOKEN.findall(text)
-        self.asked = ASKED.get(question.task, ANYTHING) if question else ANYTHING
+        self.asked = asked
         self.noun = _first_noun(self.question) if self.asked in ("V", "A") else ""
         self.ours = True  # the subject spoken of is the noun of the question
         self.owned = True  # the clause at hand tells whose sound it speaks of, if it speaks of one
+
+    def why(self) -> str:
+        found = (("answer words", self.answers), ("statements", self.statements))
+        return "; ".join(f"{name}: {', '.join(said)}" for name, said in found if said)
 
     def sentence(self, words: list[str]):
         answers, statements, before = [], [], ""

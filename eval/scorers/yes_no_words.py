@@ -1,4 +1,4 @@
-"""The words of the yes/no reader (eval/yes_no.py): what each says, and what is rewritten before words are looked up."""
+"""The words of the yes/no reader (yes_no_reader.py): what each says, and what is rewritten before words are looked up."""
 
 from __future__ import annotations
 

@@ -9,40 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from eval.scorers.scorer import Scorer
 from fastav.errors import UserError
+from fastav.question import Question
 
 FIELDS = ("video_id", "task", "text", "label")
-
-
-@dataclass(frozen=True)
-class Question:
-    """One record of the annotation file."""
-
-    position: int  # in the annotation file, from 0
-    key: str  # "<position>-<hash of the record>"
-    clip: str  # video_id; the file is <clip>.mp4
-    task: str  # the benchmark's own name for it (aliases resolved)
-    kind: str  # "yes-no", "word" or "caption"
-    text: str  # as annotated
-    prompt: str  # what the model is asked
-    label: str
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A benchmark on disk."""
-
-    name: str  # as in every output, e.g. "avhbench-mini"
-    annotations: Path
-    annotations_sha256: str
-    videos: Path  # folder of <clip>.mp4
-    questions: tuple[Question, ...]  # in annotation order
-    columns: Mapping[str, tuple[str, ...]]  # title -> tasks
-    wordings: Mapping[str, str]  # question text -> "seen" or "unseen" in training; empty where not known
 
 
 def find(root: Path, files: tuple[str, ...], packings: tuple[str, ...] = ("",)) -> tuple[Path, Path]:
@@ -64,9 +38,9 @@ def find(root: Path, files: tuple[str, ...], packings: tuple[str, ...] = ("",)) 
 
 
 def read(
-    annotations: Path, tasks: Mapping[str, str], aliases: Mapping[str, str], instruction: Mapping[str, str]
+    annotations: Path, scorers: Mapping[str, Scorer], aliases: Mapping[str, str], instructions: Mapping[str, str]
 ) -> tuple[tuple[Question, ...], str]:
-    """(questions, sha256 of the file). `instruction` is added after the question text, by kind of task.
+    """(questions, sha256 of the file). `scorers` has the allowed tasks; `instructions`: task -> what is added to its questions.
 
     Raises UserError for a file that is no such array, naming the first record that is wrong.
     """
@@ -83,26 +57,30 @@ def read(
         if not isinstance(record, dict) or not all(isinstance(record.get(field), str) for field in FIELDS):
             raise UserError(f"{where} must have the text fields {', '.join(FIELDS)}, got {record!r:.200}")
         task = aliases.get(record["task"], record["task"])
-        if task not in tasks:
+        if task not in scorers:
             hint = " (single-modality copies of other questions: take them out)" if "_only" in task else ""
-            raise UserError(f"{where} has the unknown task {task!r}{hint}; allowed: {', '.join([*tasks, *aliases])}")
-        kind = tasks[task]
-        if kind == "yes-no" and record["label"] not in ("Yes", "No"):
-            raise UserError(f"{where} must be labelled Yes or No, got {record['label']!r}")
+            raise UserError(f"{where} has the unknown task {task!r}{hint}; allowed: {', '.join([*scorers, *aliases])}")
+        allowed = scorers[task].labels
+        if allowed and record["label"] not in allowed:
+            raise UserError(f"{where} must be labelled {' or '.join(allowed)}, got {record['label']!r}")
         digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
         questions.append(
             Question(
-                position,
-                f"{position}-{digest}",
-                record["video_id"],
-                task,
-                kind,
-                record["text"],
-                record["text"] + instruction.get(kind, ""),
-                record["label"],
+                position=position,
+                key=f"{position}-{digest}",
+                clip_id=record["video_id"],
+                task=task,
+                text=record["text"],
+                prompt=record["text"] + instructions.get(task, ""),
+                label=record["label"],
             )
         )
     return tuple(questions), hashlib.sha256(data).hexdigest()
+
+
+def mp4(videos: Path) -> Callable[[str], Path]:
+    """clip_id -> the file of that name in the folder."""
+    return lambda clip_id: videos / f"{clip_id}.mp4"
 
 
 def wordings(annotations: Path) -> dict[str, str]:
