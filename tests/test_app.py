@@ -316,7 +316,7 @@ class KeepFirst(methods.Method):
     way: str = setting("left", "from which side", choices=("left", "right"))
     strict: bool = setting(True, "whether")
     text_note: str = setting("a", "of yours")
-    most: int | None = setting(None, "none for all", low=1)
+    most: int | None = setting(None, "none for all", low=1, high=9)
     source: str | None = setting(None, "from a file", file=True)
 
     def cuts(self, layout, n_layers):

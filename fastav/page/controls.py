@@ -34,9 +34,9 @@ class Controls:
     def __init__(self, name: str, n_layers: int):
         self.boxes = {"name": gr.Dropdown(list(METHODS), value=name, label="Method", elem_id="method-name")}
         written = {}
-        for method, rows in _methods(METHODS[name]().fit(n_layers), n_layers):
+        for method, settings in _methods(METHODS[name]().fit(n_layers), n_layers):
             with gr.Row(visible=method.name == name) as self.boxes[f"{method.name}:"]:
-                for each in rows:
+                for each in settings:
                     self.boxes[f"{method.name}:{each.name}"] = box = control(each, getattr(method, each.name))
                     written[box] = (method.name, each.name, each.default is None and not each.layer)
         self.boxes["trim"] = gr.Checkbox(label="Before the decoder: leave out encoded audio padding (trim)")
@@ -54,7 +54,7 @@ def control(setting: Setting, value):
     if setting.kind is str:
         return gr.Textbox(**look)
     whole, low, high = setting.kind is int, setting.low, setting.high
-    if low is None or high is None:
+    if low is None or high is None or value is None:  # a slider cannot be empty
         return gr.Number(precision=0 if whole else None, **look)
     return gr.Slider(low, high, step=1 if whole else (high - low) / 1000, buttons=[], **look)
 
@@ -71,8 +71,8 @@ def choices(setting: Setting) -> list[tuple[str, str]]:
 def state(chosen: Method, n_layers: int) -> dict[str, dict]:
     """What every box but trim shows where the method `chosen`, without trim, is asked for: the others have their defaults."""
     updates = {"name": gr.update(value=chosen.name), **visible(chosen.name)}
-    for method, rows in _methods(chosen, n_layers):
-        for each in rows:
+    for method, settings in _methods(chosen, n_layers):
+        for each in settings:
             limit = {"maximum": each.high} if each.layer else {}
             updates[f"{method.name}:{each.name}"] = gr.update(value=getattr(method, each.name), **limit)
     return updates
