@@ -164,4 +164,25 @@ MUTANTS = [
         "pass",
         "tests/test_view.py::test_token_map_counts_as_the_record_does",
     ),
+    Mutant(
+        "an error's markup reaches the page",
+        "fastav/page/handlers.py",
+        "gr.Error(html.escape(str(error)), print",
+        "gr.Error(str(error), print",
+        "tests/test_app.py::test_markup_in_an_error_is_escaped",
+    ),
+    Mutant(
+        "a link's question has no end",
+        "fastav/page/handlers.py",
+        'asked.get("question", "")[: request.MAX_QUESTION]',
+        'asked.get("question", "")',
+        "tests/test_app.py::test_a_link_with_a_long_question_is_cut",
+    ),
+    Mutant(
+        "the last layer is a start",
+        "fastav/page/handlers.py",
+        "maximum=session.n_layers - 1",
+        "maximum=session.n_layers",
+        "tests/test_app.py::test_a_refused_link_leaves_the_controls_as_the_model_wants_them",
+    ),
 ]
