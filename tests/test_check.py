@@ -92,6 +92,13 @@ def test_an_altered_fact_is_named_and_no_other(name, alteration, line, tmp_path)
     assert differing(name, tmp_path / "c") == {line}
 
 
+def test_a_checkpoint_that_differs_ends_with_exit_code_1(checkpoint, capsys):
+    name, folder = checkpoint
+    alter_tensors(folder, lambda tensors: tensors.pop("model.norm.weight", None))
+    assert main(["check", "--model", name, "--checkpoint", str(folder)]) == 1
+    assert any(line.startswith("differs") and "model.norm.weight" in line for line in capsys.readouterr().out.splitlines())
+
+
 def test_what_the_model_ignores_may_be_missing(tmp_path):
     """The facts page allows one copy of BEATs' distance table and no classifier; nothing reads the Q-Former's positions."""
     for name, dropped in (

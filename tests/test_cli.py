@@ -139,6 +139,12 @@ def test_every_method_is_asked_by_its_name(clips, capsys, method):
     assert (pruned["lengths"][-1] < sum(pruned["tokens_before"].values())) == (method not in ("trim", "vanilla"))
 
 
+def test_an_empty_question_is_refused_before_anything_is_loaded(clips, capsys, monkeypatch):
+    monkeypatch.setattr("fastav.session.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    assert main([str(clips / "both.mp4"), " "]) == 2
+    assert "the question is empty" in capsys.readouterr().err
+
+
 def test_calibrate_writes_a_plan_that_the_method_accepts(clips, tmp_path, capsys):
     plan = tmp_path / "plan.json"
     assert main(["calibrate", "-n", "2", "--keep", "0.1", "--output", str(plan)]) == 0
@@ -179,6 +185,22 @@ def test_ctrl_c_ends_every_command_with_one_line_and_130_at_any_moment(tmp_path,
     said = [line for line in err.splitlines() if not line.startswith(("import time:", "USDT:"))]
     assert (process.returncode, said[-1:]) == (130, ["interrupted"]), err[-500:]
     assert "Traceback" not in err and "vanilla" not in out
+
+
+def test_ctrl_c_is_said_by_the_program_and_not_by_its_forks():
+    """A fork ends with 130 and without a word, then the program with its line."""
+    code = """if True:
+        import os, signal
+        from fastav import interrupt
+        interrupt.install()
+        fork = os.fork()
+        if fork:
+            print(os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1]), flush=True)
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "130\n", "interrupted\n")
 
 
 @pytest.mark.parametrize("arguments", [("--help",), (*ASK[:2], "--json"), ("check",)], ids=["help", "ask", "check"])

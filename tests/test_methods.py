@@ -365,6 +365,11 @@ def test_trim_leaves_out_padding_alone_and_says_so_where_it_cannot():
             parse(text)
 
 
+def test_trim_alone_goes_with_vanilla():
+    assert parse("trim") == parse("trim+vanilla") == parse("trim", 8) == methods.Trim(Vanilla())
+    assert parse("trim+fastav") == methods.Trim(FastAV())
+
+
 # --- one cut
 
 

@@ -29,7 +29,7 @@ def imported(*places: str) -> set[str]:
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 names.add(node.module.partition(".")[0])
-    ours = {file.stem for file in (ROOT / "tests").rglob("*.py")} | {"fastav", "eval", "app"}
+    ours = {name for file in (ROOT / "tests").rglob("*.py") for name in (file.stem, file.parent.name)} | {"fastav", "eval", "app"}
     return names - sys.stdlib_module_names - ours - ELSEWHERE
 
 

@@ -46,6 +46,8 @@ def test_the_questions_tokens_spell_the_question(adapter, question, streams):
     table = adapter.model.get_input_embeddings().weight
     ids = torch.cdist(rows, table).argmin(1).tolist()
     assert adapter.decode(ids).lower() == question.lower()
+    for shorter in (ids[1:], ids[:-1]):  # each of them holds some of it
+        assert adapter.decode(shorter).lower() != question.lower()
     assert not found.layout.question[found.layout.media].any() and not found.layout.question[-1]  # where the answer begins
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.audio_utils import mel_filter_bank
 
 from fastav.errors import UserError
 from fastav.tiny import batches, scenes, train_decoder, train_encoders
@@ -141,6 +142,12 @@ def test_log_mel_equals_a_plain_transform():
     assert np.allclose(got, want, atol=1e-3)
 
 
+def test_mel_filters_are_those_of_transformers():
+    """HTK's mel scale, 64 triangles of height 1 from 30 to 8,000 Hz over the 257 bins of a 512-point spectrum."""
+    bank = mel_filter_bank(257, 64, 30.0, 8000.0, 16_000, norm=None, mel_scale="htk")
+    np.testing.assert_allclose(tiny.mel_filters().numpy(), bank, atol=1e-5)
+
+
 def test_packed_training_forward_equals_the_stock_decoder_on_one_question_alone():
     """Packing, masks and positions must not change an answer: last-word logits of each question against a plain forward."""
     torch.manual_seed(0)
@@ -185,6 +192,14 @@ def test_saving_and_loading_keeps_weights_to_16_bits(saved):
     for (name, a), b in zip(model.state_dict().items(), loaded.state_dict().values(), strict=True):
         assert torch.allclose(a.float(), b.float(), rtol=2**-8, atol=1e-30), name
     assert (saved / "model.safetensors").stat().st_size < 20e6
+
+
+def test_a_checkpoint_of_other_words_is_refused(saved):
+    """The same words in another order are other ids."""
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps({**config, "words": config["words"][::-1]}))
+    with pytest.raises(UserError, match="lists other words than this version knows"):
+        tiny.load(saved)
 
 
 def test_damaged_checkpoints_are_named(saved):

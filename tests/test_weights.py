@@ -98,8 +98,9 @@ def test_a_map_that_names_no_place_is_refused(tmp_path, tensors):
 
 def test_a_map_that_misses_a_part_is_refused_before_reading(tmp_path, tensors, monkeypatch):
     monkeypatch.setattr(weights.Weights, "tensors", lambda *_: pytest.fail("it was read"))
-    with pytest.raises(UserError, match="the device map has no place for b.weight; it names a$"):
-        load(write(tmp_path / "c", tensors), device_map={"a": "cpu"})
+    folder = write(tmp_path / "c", tensors, "sharded safetensors")  # of which the second holds a.bias
+    with pytest.raises(UserError, match="the device map has no place for a.bias; it names a.weight, b$"):
+        load(folder, device_map={"a.weight": "cpu", "b": "cpu"})
 
 
 def a_videollama2():

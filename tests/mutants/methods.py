@@ -227,4 +227,18 @@ MUTANTS = [
         "if layer > n_layers:",
         "tests/test_methods.py::test_bad_text_forms_say_what_is_allowed",
     ),
+    Mutant(
+        "trim trims twice",
+        "fastav/methods/__init__.py",
+        'if rest.strip().partition("+")[0] == "trim":',
+        "if False:",
+        "tests/test_methods.py::test_trim_leaves_out_padding_alone_and_says_so_where_it_cannot",
+    ),
+    Mutant(
+        "trim alone is FastAV",
+        "fastav/methods/__init__.py",
+        'rest if plus else "vanilla"',
+        'rest if plus else "fastav"',
+        "tests/test_methods.py::test_trim_alone_goes_with_vanilla",
+    ),
 ]

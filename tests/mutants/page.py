@@ -157,4 +157,18 @@ MUTANTS = [
         "tokens",
         "tests/test_view.py::test_tokens_of_a_time_step_are_laid_out_as_its_grid_says",
     ),
+    Mutant(
+        "an error's markup reaches the page",
+        "fastav/page/handlers.py",
+        "gr.Error(html.escape(str(error)), print",
+        "gr.Error(str(error), print",
+        "tests/test_app.py::test_markup_in_an_error_is_escaped",
+    ),
+    Mutant(
+        "a link's question has no end",
+        "fastav/page/handlers.py",
+        'asked.get("question", "")[: request.MAX_QUESTION]',
+        'asked.get("question", "")',
+        "tests/test_app.py::test_a_link_with_a_long_question_is_cut",
+    ),
 ]
