@@ -1,4 +1,4 @@
-// Paints the token map from props.value (see fastav/plots.py: token_map). Nothing but numbers and our own pictures
+// Paints the token map from props.value (see fastav/page/view.py: token_map). Nothing but numbers and our own pictures
 // reaches the page, through canvas and textContent.
 const get = (name) => element.querySelector(name);
 const images = new Map();
