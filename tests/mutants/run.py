@@ -46,6 +46,10 @@ def main(words: list[str], n_at_a_time: int) -> int:
     if not chosen:
         print(f"no mutant has {' or '.join(map(repr, words))} in its name, file or table; the tables are {', '.join(TABLES)}")
         return 1
+    misfits = [mutant.name for mutant in chosen if (ROOT / mutant.file).read_text().count(mutant.old) != 1]
+    if misfits:
+        print(f"no line of its file, or more than one, is changed by: {', '.join(misfits)}")
+        return 1
     # No bytecode files: one written for a mutant of the same length and second would be taken for the original's.
     sys.dont_write_bytecode = True
     os.environ.update(PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="1")
@@ -135,4 +139,6 @@ if __name__ == "__main__":
     parser.add_argument("words", nargs="*", metavar="WORD")
     parser.add_argument("-j", type=int, default=2, metavar="N", help="so many at a time (default 2)")
     options = parser.parse_args()
+    if options.j < 1:
+        parser.error(f"-j must be at least 1, got {options.j}")
     sys.exit(main(options.words, options.j))
