@@ -45,6 +45,7 @@ def make_comparison(**changes) -> Comparison:
         ({"prefill_sec": 0.4}, "34 % less prefill compute, first token 2.0x later, same answer."),
         ({"prefill_sec": 0.201}, "34 % less prefill compute, first token about as soon, same answer."),
         ({"prefill_sec": 0.19}, "34 % less prefill compute, first token 1.1x sooner, same answer."),
+        ({"prefill_sec": 2.2}, "34 % less prefill compute, first token 11.0x later, same answer."),
         ({"answer": "no"}, "34 % less prefill compute, first token 1.3x sooner, different answer."),
         ({"flops_relative_percent": 110.0}, "10 % more prefill compute, first token 1.3x sooner, same answer."),
         ({"flops_relative_percent": 100.0}, "Same prefill compute, first token 1.3x sooner, same answer."),

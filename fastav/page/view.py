@@ -32,7 +32,6 @@ def headline(comparison: Comparison) -> str:
         first = "first token about as soon"
     else:
         first = f"first token {max(ratio, 1 / ratio):.1f}x {'sooner' if ratio > 1 else 'later'}"
-        first = first.replace("1.0x", "1.1x")  # a difference of 5 % or more never reads as none
     same = v.answer.strip() == p.answer.strip()
     return f"{compute}, {first}, {'same answer' if same else 'different answer'}."
 
