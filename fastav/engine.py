@@ -50,8 +50,8 @@ class PrunedCache(DynamicCache):
     def __init__(self, config, layout: TokenLayout | Sequence[TokenLayout], method: Method | Sequence[Method]):
         super().__init__(config=config)
         n_layers = config.get_text_config(decoder=True).num_hidden_layers
-        self.layouts = (layout,) if isinstance(layout, TokenLayout) else tuple(layout)
-        methods = (method,) * len(self.layouts) if isinstance(method, Method) else tuple(method)
+        self.layouts, methods = _of_rows(layout), _of_rows(method)
+        methods = methods * len(self.layouts) if len(methods) == 1 else methods
         self.n_tokens = len(self.layouts[0])
         cuts = [method.cuts(layout, n_layers) for layout, method in zip(self.layouts, methods, strict=True)]
         if any(cuts):
@@ -126,6 +126,11 @@ class PrunedCache(DynamicCache):
             kept = take(kept, selection.choose(Left(seen, kept), take(positions, kept)))
         self.positions[layer + 1] = take(positions, kept)
         return kept
+
+
+def _of_rows(given) -> tuple:
+    """(what holds for all rows,), or what each row has."""
+    return tuple(given) if isinstance(given, Sequence) else (given,)
 
 
 def cache_of(config, layout: TokenLayout, method: Method) -> DynamicCache:
