@@ -178,7 +178,7 @@ NO_METHODS = [  # of an API client; a browser sends none of these but what an em
     ("stride:keep=1.5", "keep must be a number from 0 to 1"),
     ("stride:p=20", "unknown setting 'p=20' of stride; allowed: start=, keep="),
     ("trim+trim", "trims twice"),
-    ("yes", "unknown method 'yes'; allowed: divprune, fastav"),
+    ("yes", "unknown method 'yes'; allowed: diverse, divprune, "),
 ]
 
 
@@ -288,7 +288,7 @@ def test_the_controls_of_fastav_are_those_of_the_paper():
     assert (p.minimum, p.maximum, p.step, p.value) == (0, 90, 1, 20)
     assert [value for _, value in rule.choices][:4] == ["model", "all", "none", "first(750)"] and rule.allow_custom_value
     assert ("keep the first 750 positions", "first(750)") in rule.choices
-    assert [value for _, value in fine.choices] == ["low", "top", "random"] and not fine.allow_custom_value
+    assert [value for _, value in fine.choices] == ["low", "top", "random", "lookahead"] and not fine.allow_custom_value
     assert isinstance(seed, gr.Number) and p.label == "Percent per layer (P)"
     assert p.info == "percent of the unprotected tokens that leave after each layer"
     assert box("stride:keep").step == 0.001

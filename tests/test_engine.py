@@ -30,6 +30,9 @@ METHODS = [
     "random:start=0,keep=0.5",
     "divprune:keep=0.3",
     "divprune:start=2,keep=0.4",
+    "diverse:start=2,keep=0.3,mix=0.5",
+    "diverse:start=0,keep=0.4",
+    "fastav:p=30,fine=lookahead,rule=all,start=2",
 ]
 
 

@@ -198,7 +198,7 @@ except Exception as error:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("fastvv", "unknown method 'fastvv'; allowed: divprune, fastav, random, stride, vanilla, and trim"),
+        ("fastvv", "unknown method 'fastvv'; allowed: diverse, divprune, fastav, random, stride, vanilla, and trim"),
         ("fastav:q=1", "unknown setting 'q=1' of fastav; allowed: start=, p="),
         ("fastav:p=high", "p must be a whole number, got 'high'"),
         ("fastav:p=-", "p must be a whole number, got '-'; allowed: 1 to 18 digits"),
@@ -444,6 +444,62 @@ def test_divprune_equals_the_slow_rule_and_takes_no_token_twice():
     assert farthest(torch.from_numpy(features), 60).tolist() == want
     few = torch.ones(5, 3)
     assert sorted(farthest(few, 4).tolist()) == [0, 1, 2, 3]
+
+
+def picks(method, layout, features):
+    """Original positions that a method of one cut keeps, of float [N, D]."""
+    values, _ = method.score(layout).compute(layout, features)
+    return torch.nonzero(values)[:, 0].tolist()
+
+
+def test_diverse_without_mix_is_divprunes_rule_and_with_all_of_it_stride(layout):
+    """Oracles: the two methods. 54 audio and video tokens: 16 stay."""
+    features = torch.from_numpy(np.random.default_rng(2).standard_normal((66, 5)))
+    assert picks(parse("diverse:keep=0.3"), layout, features) == picks(parse("divprune:keep=0.3"), layout, features)
+    stride = np.flatnonzero(parse("stride:keep=0.3").score(layout).by_position).tolist()
+    assert picks(parse("diverse:keep=0.3,mix=1"), layout, features) == stride and len(stride) == 16
+
+
+def test_diverse_takes_its_share_evenly_and_the_others_far_from_all(layout):
+    """The slow rule: 8 of 16 at equal distances, then one by one the token whose nearest of those that stay is farthest."""
+    features = np.random.default_rng(4).standard_normal((66, 5))
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    distance = 1 - unit @ unit.T
+    want = [5 + (2 * i + 1) * 54 // 16 for i in range(8)]
+    while len(want) < 16:
+        nearest = distance[want].min(0)
+        nearest[[*want, *range(5), *range(59, 66)]] = -np.inf
+        want.append(int(nearest.argmax()))
+    assert picks(parse("diverse:keep=0.3,mix=0.5"), layout, torch.from_numpy(features)) == sorted(want)
+
+
+def test_diverse_chooses_within_blocks_when_there_are_many_tokens(layout, monkeypatch):
+    """Oracle: the rule on each of three blocks of 18 tokens alone, with its share of 20: 6, 7 and 7."""
+    monkeypatch.setattr("fastav.methods.diverse._BLOCK", 20)
+    features = torch.from_numpy(np.random.default_rng(5).standard_normal((66, 5)))
+    blocks = [range(5 + 18 * i, 5 + 18 * (i + 1)) for i in range(3)]
+    want = [
+        block[i]
+        for block, k in zip(blocks, (6, 7, 7), strict=True)
+        for i in sorted(farthest(features[block[0] : block[-1] + 1], k).tolist())
+    ]
+    assert picks(parse("diverse:keep=0.37"), layout, features) == want
+
+
+def test_all_and_none_may_stay_of_a_diverse_cut(layout):
+    features = torch.ones(66, 3)
+    assert picks(parse("diverse:keep=1,mix=0.3"), layout, features) == list(range(5, 59))
+    assert picks(parse("diverse:keep=0"), layout, features) == []
+
+
+def test_lookahead_asks_with_the_text_after_the_media(layout):
+    """By hand: positions 59 to 65 of 66. A prompt that ends in media is asked by its last token."""
+    score = parse("fastav:fine=lookahead", 6).cuts(layout, 6)[3][0].score
+    assert score.question.tolist() == list(range(59, 66)) and score.weights == "next"
+    ends = TokenLayout.of(("text", 3), ("video", 8, 2), ("audio", 9))
+    assert parse("fastav:fine=lookahead,rule=all", 6).cuts(ends, 6)[3][0].score.question.tolist() == [19]
+    with pytest.raises(UserError, match="allowed with it: protect=text"):
+        parse("fastav:fine=lookahead,protect=last")
 
 
 @pytest.mark.parametrize(

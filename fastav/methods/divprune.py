@@ -50,17 +50,25 @@ class DivPrune(OneCut):
         return FromFeatures(compute)
 
 
-def farthest(features, n_kept: int):
-    """LongTensor [n_kept]: tokens of features [n, D] in the order in which they are picked. Of equals the first; no host sync."""
+def farthest(features, n_kept: int, beside: np.ndarray | None = None):
+    """LongTensor [n_kept]: tokens of features [n, D] in the order in which they are picked. Of equals the first; no host sync.
+
+    beside   int64: tokens that stay anyway. The picks are far from them, too, and others.
+    """
     import torch
 
     unit = torch.nn.functional.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
-    nearest = torch.cat([_nearest_other(unit, begin) for begin in range(0, len(unit), _BLOCK)])
+    began = beside is not None and len(beside) > 0
+    if began:
+        there = torch.from_numpy(beside).to(unit.device)
+        nearest = (1 - unit @ unit.index_select(0, there).T).min(1).values.index_fill(0, there, -torch.inf)
+    else:
+        nearest = torch.cat([_nearest_other(unit, begin) for begin in range(0, len(unit), _BLOCK)])
     picked = []
     for _ in range(n_kept):
         pick = nearest.argmax()[None]
         distance = 1 - (unit @ unit.index_select(0, pick).T)[:, 0]
-        nearest = torch.minimum(nearest, distance) if picked else distance
+        nearest = torch.minimum(nearest, distance) if picked or began else distance
         picked.append(pick)
         nearest = nearest.index_fill(0, torch.cat(picked), -torch.inf)
     return torch.cat(picked) if picked else torch.zeros(0, dtype=torch.long, device=features.device)

@@ -10,7 +10,7 @@ from fastav.errors import UserError
 from fastav.layout import PAD, TEXT, TokenLayout, first_positions
 from fastav.methods.cut import Cut, Method, candidates
 from fastav.methods.random import generator
-from fastav.methods.scores import Known, LastQuery
+from fastav.methods.scores import Known, LastQuery, QuestionMean, Score
 from fastav.methods.setting import setting
 from fastav.plan import Plan
 
@@ -25,7 +25,12 @@ RULES = {
     "top-informative": "remove most informative",
     "low-informative": "remove least informative",
 }
-FINE = {"low": "remove least attended", "top": "remove most attended", "random": "remove at random"}
+FINE = {
+    "low": "remove least attended",
+    "top": "remove most attended",
+    "random": "remove at random",
+    "lookahead": "remove least attended by the text in the next layer",
+}
 PROTECT = {"text": "all text", "last": "the last token alone"}
 
 
@@ -47,7 +52,9 @@ class FastAV(Method):
              others keep as many as `model` does and name what is REMOVED: random, or those that the last query of
              layer start - 1 attends to most / least (attentive), or those with the highest / lowest calibrated rollout
              value (informative). With one stream only (no audio or no video) `model` and the ablations keep all.
-    fine     what the fine stage removes: the lowest ("low", the paper), the highest ("top") or random tokens.
+    fine     what the fine stage removes: the lowest ("low", the paper), the highest ("top") or random tokens. "lookahead" is
+             ours: the lowest by the rows of the text after the media, mean over them, with the next layer's weights; each
+             layer then projects the keys of its tokens twice. It needs text that is never removed (protect=text).
     protect  "text": text is never removed; "last": only the last token is safe.
     plan     a calibration file of this model and start that replaces the model's own rule and curve.
     seed     of the random rules, together with the layout's request_id.
@@ -68,6 +75,11 @@ class FastAV(Method):
     protect: str = setting("text", "what fine pruning never removes", choices=PROTECT)
     plan: str | None = setting(None, "a calibration file that takes the place of the model's own rule and curve", file=True)
     seed: int = setting(0, "of the random rules, together with clip and question")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if (self.fine, self.protect) == ("lookahead", "last"):
+            raise UserError("fine=lookahead asks by text that must not be removed; allowed with it: protect=text")
 
     def cuts(self, layout: TokenLayout, n_layers: int) -> dict[int, tuple[Cut, ...]]:
         """See `Method`.
@@ -90,9 +102,17 @@ class FastAV(Method):
             n = n_free * self.p // 100
             n_free -= n
             if n:
-                score = Known(rng.random(len(layout), np.float32)) if self.fine == "random" else LastQuery()
-                cuts[layer] = (Cut(n, free, score, "high" if self.fine == "top" else "low"),)
+                cuts[layer] = (Cut(n, free, self._fine_score(layout, rng), "high" if self.fine == "top" else "low"),)
         return cuts
+
+    def _fine_score(self, layout: TokenLayout, rng: np.random.Generator) -> Score:
+        if self.fine == "random":
+            return Known(rng.random(len(layout), np.float32))
+        if self.fine == "lookahead":
+            text = np.flatnonzero(layout.kind == TEXT)
+            after = text[text > np.flatnonzero(layout.media).max(initial=-1)]
+            return QuestionMean(after if after.size else np.array([len(layout) - 1]), "next")
+        return LastQuery()
 
     def _global_cut(self, layout: TokenLayout) -> Cut:
         media = candidates(layout)

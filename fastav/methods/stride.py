@@ -21,7 +21,12 @@ class Stride(OneCut):
     name = "stride"
 
     def score(self, layout: TokenLayout) -> Known:
-        media, n_kept = np.flatnonzero(candidates(layout)), self.n_kept(layout)
+        media = np.flatnonzero(candidates(layout))
         values = np.zeros(len(layout), np.float32)
-        values[media[(2 * np.arange(n_kept) + 1) * len(media) // (2 * max(n_kept, 1))]] = 1
+        values[media[evenly(len(media), self.n_kept(layout))]] = 1
         return Known(values)
+
+
+def evenly(n: int, k: int) -> np.ndarray:
+    """int64 [k]: the middles of k equal parts of 0..n-1, floor((i + 1/2) n / k)."""
+    return (2 * np.arange(k) + 1) * n // (2 * max(k, 1))
