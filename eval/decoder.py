@@ -18,7 +18,7 @@ from fastav.run import Request
 
 
 def _videollama2() -> TokenLayout:
-    """4 frames (676 tokens) and 30 s of sound, of which 16 s (800 tokens) are there: N = 2,206."""
+    """4 time steps of 2 frames (676 tokens) and 30 s of sound, of which 16 s (800 tokens) are there: N = 2,206."""
     layout = TokenLayout.of(("text", 14), ("video", 676, 4), ("audio", 1496, 800), ("text", 20))
     return layout.with_facts(rule_keep=first_audio(layout, 10))
 

@@ -1,10 +1,11 @@
 """Which answers belong together: what names an experiment, and the checks before a run goes on or is reported again.
 
-An answer depends on the question, the clip, the weights, the method with its plan, dtype, attention and FastAV itself, and its
-verdict on the scorers: where one of them differs, what is found on disk is of another experiment and is refused. FastAV and the
-scorers are no part of the command: a finished run is reported with the answers and the verdicts that it stored, whatever FastAV
-and the scorers have become since. Libraries and machine may change on the way: every record names
-its own, and the report tells when they vary.
+An answer depends on the question, the clip, the weights, the method with its plan, dtype, attention and FastAV itself. Its
+verdict depends on the scorers. Where one of them differs, what is found on disk is of another experiment and is refused.
+
+FastAV and the scorers are no part of the command. A finished run is reported with the answers and verdicts that it stored,
+whatever has become of the two since. Libraries and machine may change on the way: every record names its own, and the report
+tells when they vary.
 """
 
 from __future__ import annotations

@@ -41,7 +41,10 @@ def calibrate(
     """
     check_settings(keep, alpha, statistic, n_clips)
     start = session.n_layers // 2
-    asked = session.adapter.calibration_clips(n_clips) if clips is None else ((clip, question) for clip in clips)
+    if clips is None:
+        asked = session.adapter.calibration_clips(n_clips)
+    else:
+        asked = ((clip if isinstance(clip, Clip) else Path(clip), question) for clip in clips)
 
     def sample(clip: Path | Clip, text: str) -> tuple[str, TokenLayout, np.ndarray]:
         clip = clip if isinstance(clip, Clip) else session.read(clip)

@@ -126,7 +126,7 @@ class TokenLayout:
         return replace(self, **facts)
 
     def timed(self, step_sec: Sequence[float] = (), audio_sec: Sequence[float] = ()) -> TokenLayout:
-        """The same with the seconds of each time step's video tokens, and of each audio token, in the order of their index."""
+        """The layout with `time_sec`: step_sec[t] for the video tokens of time step t, audio_sec[i] for audio token i."""
         time_sec = np.full(len(self), np.nan, np.float32)
         video, audio = self.kind == VIDEO, (self.kind == AUDIO) & ~self.audio_padding
         if len(step_sec):

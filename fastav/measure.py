@@ -16,7 +16,7 @@ def interleaved(
     """`repeats` runs of each request, in the order of `requests`, each with `n_new_tokens` forced; `progress` is called after
     every run, the warm-up of each request included.
 
-    Who begins a repeat takes turns, so that none profits from the others' warm caches.
+    Each repeat begins with the next request, so that none profits from the others' warm caches.
     """
     runs: list[list[Run]] = [[] for _ in requests]
     for request in requests:

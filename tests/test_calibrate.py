@@ -23,7 +23,7 @@ from fastav.clip.read import read_clip
 from fastav.clip.write import write_clip
 from fastav.errors import UserError
 from fastav.models import load_model
-from fastav.session import Session
+from fastav.session import Session, load
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "assets" / "examples"
@@ -238,3 +238,8 @@ def test_a_plan_beside_the_weights_must_be_of_that_model(tmp_path, fields):
     (tmp_path / "plan.json").write_text(json.dumps(shipped | fields))
     with pytest.raises(UserError, match="plan.json is a plan for "):
         load_model("tiny", str(tmp_path))
+
+
+def test_a_file_named_by_text_is_a_file():
+    with pytest.raises(UserError, match="nothing.mp4: there is no such file"):
+        calibrate(load(), 1, ["nothing.mp4"])

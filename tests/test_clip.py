@@ -30,7 +30,7 @@ def test_samplers_that_choose_alike_are_equal():
     assert [number_in(frame) for frame in clip.frames] == [1, 3, 5, 7]
     np.testing.assert_array_equal(clip.frame_times_sec, np.array([1, 3, 5, 7]) / 8)
     assert clip.sampled(uniform(4)) is clip
-    with pytest.raises(UserError, match="its frames were chosen for another model"):
+    with pytest.raises(UserError, match="its frames were chosen by .*, and this model takes those of"):
         clip.sampled(uniform(2))
 
 
@@ -73,3 +73,12 @@ def test_a_clip_from_arrays_keeps_every_frame_and_sample():
     ]
     assert len({c.sha256 for c in variants}) == len(variants)
     assert clip_from_arrays(frames.copy(), 8, sound.copy(), name="another").sha256 == clip.sha256
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf")])
+def test_a_rate_that_is_none_is_refused(rate):
+    frames, sound = np.zeros((2, 4, 4, 3), np.uint8), np.zeros(4, np.float32)
+    with pytest.raises(ValueError, match="fps must be a number above 0, got"):
+        clip_from_arrays(frames, rate, sound)
+    with pytest.raises(ValueError, match="rate must be a number above 0, got"):
+        clip_from_arrays(frames, 2, sound, rate=rate)

@@ -18,7 +18,7 @@ from fastav import methods
 from fastav.errors import UserError
 from fastav.flops import paper_flops
 from fastav.layout import TokenLayout, first_audio, first_steps
-from fastav.methods import METHODS, FastAV, Vanilla, lengths, parse
+from fastav.methods import METHODS, FastAV, Setting, Vanilla, lengths, parse, settings
 from fastav.methods.cut import candidates
 from fastav.methods.divprune import farthest
 from fastav.methods.scores import Known, LastQuery
@@ -520,3 +520,33 @@ def test_every_setting_has_one_line_of_help():
     for kind in METHODS.values():
         for field in fields(kind):
             assert field.metadata["help"] and "\n" not in field.metadata["help"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "allowed"),
+    [
+        (None, 1, "a number of at most 1"),
+        (0, None, "a number of at least 0"),
+        (0, 1, "a number from 0 to 1"),
+        (None, None, "a number"),
+    ],
+)
+def test_a_setting_may_have_either_limit_or_none(low, high, allowed):
+    setting = Setting("x", float, 0.5, low=low, high=high)
+    assert setting.allowed == allowed
+    setting.check(0.5)
+    for value in (float("nan"), "0.5", True, *([] if low is None else [-0.1]), *([] if high is None else [1.1])):
+        with pytest.raises(UserError, match=f"x must be {allowed}, got"):
+            setting.check(value)
+
+
+@pytest.mark.parametrize("seed", [1.5, "x", -1])
+@pytest.mark.parametrize("kind", [kind for kind in METHODS.values() if "seed" in (each.name for each in settings(kind))])
+def test_what_a_method_is_built_with_can_be_written_and_read_back(kind, seed):
+    with pytest.raises(UserError, match="seed must be a whole number of at least 0, got"):
+        kind(seed=seed)
+
+
+def test_a_setting_that_names_a_file_is_a_plan():
+    """The digest of a record and the refusals of a resumed run go by this name (provenance.plan_file)."""
+    assert {each.name for kind in METHODS.values() for each in settings(kind) if each.file} == {"plan"}

@@ -11,6 +11,7 @@ import torch
 from test_qwen2_5_omni import folder, small_pictures  # noqa: F401  (fixtures)
 
 from fastav.clip.clip import clip_from_arrays
+from fastav.errors import UserError
 from fastav.layout import AUDIO, VIDEO
 from fastav.models import load_model
 
@@ -121,5 +122,21 @@ def test_arrays_are_sampled_as_a_file_would_be_and_only_once(adapter):
     chosen = clip.sampled(adapter.read_options["sampler"])
     assert len(chosen.frames) < len(clip.frames) and chosen.sampled(adapter.read_options["sampler"]) is chosen
     assert torch.equal(prompt(adapter, clip).embeds, prompt(adapter, chosen).embeds)
-    with pytest.raises(Exception, match="its frames were chosen for another model"):
+    with pytest.raises(Exception, match="its frames were chosen by .*, and this model takes those of"):
         chosen.sampled(lambda n, fps, seconds: range(n))
+
+
+@pytest.mark.parametrize("adapter", NAMES, indirect=True)
+def test_sound_at_another_rate_is_refused_by_every_model(adapter):
+    clip = clip_from_arrays(None, 0, np.zeros(8000, np.float32), rate=8000)
+    with pytest.raises(UserError, match="the sound must have 16000 samples per second, got 8000"):
+        prompt(adapter, clip)
+
+
+@pytest.mark.parametrize("adapter", ["tiny"], indirect=True)
+def test_the_built_in_model_takes_pictures_of_any_size(adapter):
+    """Oracle: frames of one colour each, which are the same pictures at any size."""
+    colors = np.random.default_rng(0).integers(0, 255, (8, 1, 1, 3), np.uint8)
+    large, small = (clip_from_arrays(np.tile(colors, (1, *size, 1)), 2.0, None) for size in ((90, 240), (112, 112)))
+    got, want = (prompt(adapter, clip).embeds for clip in (large, small))
+    torch.testing.assert_close(got, want)

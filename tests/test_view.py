@@ -117,3 +117,8 @@ def test_table_holds_every_row_and_the_record_and_no_markup_from_outside():
     again = Comparison(Result.from_dict(record["vanilla"]), Result.from_dict(record["pruned"]))
     assert again.rows() == comparison.rows()
     assert replace(again.pruned, spread={}) == comparison.pruned
+
+
+def test_tokens_without_a_known_grid_are_one_row():
+    drawn = view.token_map(replace(make_comparison().pruned, grids=()), np.zeros((4, 6, 8, 3), np.uint8))
+    assert [(frame["rows"], frame["cols"]) for frame in drawn["frames"]] == [(1, 4), (1, 4)]

@@ -39,7 +39,7 @@ class Caption(Scorer):
 
     def metrics(self, questions: Sequence[Question], scores: Sequence[Score]) -> Metrics:
         n = sum(s.value is not None for s in scores)
-        with_colors = sum(s.value is True and s.said == _text(*_scene(q.label)) for q, s in zip(questions, scores, strict=True))
+        with_colors = sum(s.value is True and not s.explanation for s in scores)
         if n == len(scores):
             note = f"right = exactly the objects and sounds; with every colour, too: {percent(with_colors / n)} %"
         else:

@@ -6,6 +6,7 @@ Shapes: F frames, S samples, [F, h, w, 3] RGB.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,6 +50,8 @@ class Clip:
     sampler: Sampler | None = None
 
     def __post_init__(self):
+        if self.has_video and not (self.fps > 0 and self.n_source_frames > 0):
+            raise ValueError(f"a clip with a picture needs fps and n_source_frames, got {self.fps} and {self.n_source_frames}")
         # Read-only: features are kept for as long as the clip is the same, so a change must make another clip.
         for name in ("frames", "audio"):
             view = getattr(self, name).view()
@@ -63,7 +66,10 @@ class Clip:
         if not self.has_video or self.sampler == sampler:
             return self
         if self.sampler is not None:
-            raise UserError(f"{self.name}: its frames were chosen for another model; read the file, or give arrays, anew")
+            raise UserError(
+                f"{self.name}: its frames were chosen by {self.sampler}, and this model takes those of {sampler}; "
+                "read the file anew"
+            )
         wanted = chosen(sampler, self.frame_times_sec, self.n_source_frames / self.fps)
         return replace(self, frames=self.frames[wanted], frame_times_sec=self.frame_times_sec[wanted], sampler=sampler)
 
@@ -71,9 +77,12 @@ class Clip:
 def clip_from_arrays(frames, fps: float, audio, rate: int = AUDIO_RATE, name: str = "array") -> Clip:
     """A clip from uint8 [F, h, w, 3] frames at `fps` and float [S] mono sound at `rate`; either may be None.
 
-    Every frame and sample stays; a model takes the frames that it wants of them. Raises ValueError on other shapes or types.
+    Every frame and sample stays; a model takes the frames that it wants. Raises ValueError on other shapes, types or rates.
     """
     has_video, has_audio = frames is not None, audio is not None
+    for what, number in (("fps", fps if has_video else 1), ("rate", rate)):
+        if not 0 < number < math.inf:
+            raise ValueError(f"{what} must be a number above 0, got {number}")
     fps = float(fps) if has_video else 0.0
     frames = NO_FRAMES if frames is None else checked_frames(frames)
     audio = np.zeros(0, np.float32) if audio is None else checked_audio(audio)

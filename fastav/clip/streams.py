@@ -28,8 +28,8 @@ def read_file(path: Path, size, channels: str, rate: int, choose: Callable, keep
 
     choose: (float64 [n] seconds of the video's frames, its duration) -> int64 [F], 0..n-1, the frames to decode.
     keep: called with each of them, bool [F] the places in the clip that it takes and uint8 [h, w, 3].
-    hear: called with the whole sound, float32 [s] after float32 [s]. The clip's is [start:stop] of it, after -start zeros
-    where start < 0; span is (start, stop).
+    hear: called with the whole sound, float32 [s] after float32 [s]. The clip's sound is its samples max(start, 0) to stop,
+    behind -start zeros where start < 0; span is (start, stop).
     Raises UserError when nothing can be decoded or a limit is passed.
     """
     notes: list[str] = []

@@ -22,8 +22,8 @@ class Diverse(OneCut):
 
     Distances are 1 - cosine of the decoder's input embeddings; audio and video are one pool; neither question nor attention
     is looked at. With mix=0 and one block the rule is DivPrune's, at a layer of one's choice. A prompt of more than 4,096 audio
-    and video tokens is cut into blocks of equal size, each with its share of k, so that time grows with their number alone.
-    Positions stay original. Cost: k products of a block with one of its tokens, before layer 0.
+    and video tokens is cut into blocks of equal size, each with its share of k, so that time grows linearly with the prompt.
+    Positions stay original. Cost, before layer 0: the products of all pairs in a block, and of a block with each pick.
 
     Outliers attract it: where clutter fills the frames they are what stays. `mix` is meant for that. Nothing was measured on a
     large model.

@@ -29,7 +29,7 @@ FINE = {
     "low": "remove least attended",
     "top": "remove most attended",
     "random": "remove at random",
-    "lookahead": "remove least attended by the text in the next layer",
+    "lookahead": "remove what the text would attend to least in the next layer",
 }
 PROTECT = {"text": "all text", "last": "the last token alone"}
 
@@ -74,7 +74,7 @@ class FastAV(Method):
     fine: str = setting("low", "which tokens fine pruning removes", choices=FINE, label="After every layer from there")
     protect: str = setting("text", "what fine pruning never removes", choices=PROTECT)
     plan: str | None = setting(None, "a calibration file that takes the place of the model's own rule and curve", file=True)
-    seed: int = setting(0, "of the random rules, together with clip and question")
+    seed: int = setting(0, "seeds the random rules, together with clip and question", low=0)
 
     def __post_init__(self):
         super().__post_init__()

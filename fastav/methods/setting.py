@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
@@ -65,20 +66,22 @@ class Setting:
         if self.file or self.kind not in (int, float):
             return "a file" if self.file else {bool: "true or false", str: "text"}[self.kind]
         number = "a whole number" if self.kind is int else "a number"
-        if self.high is not None:
+        if self.low is not None and self.high is not None:
             return f"{number} from {self.low} to {self.high}"
-        return number if self.low is None else f"{number} of at least {self.low}"
+        limits = [f" of at {word} {limit}" for word, limit in (("least", self.low), ("most", self.high)) if limit is not None]
+        return number + "".join(limits)
 
     def check(self, value) -> None:
-        """Raises UserError for a number outside its range or a word that is no choice. None is left to the model."""
+        """Raises UserError for another type, a number outside its range or a word that is no choice. None is the model's."""
         if value is None:
             return
         if self.choices and not any(_is(value, choice) for choice in self.choices):
             raise UserError(f"unknown {self.name} {value!r}; allowed: {self.allowed}")
-        if self.low is None and self.high is None:
+        if self.kind not in (int, float):
             return
         number = isinstance(value, int if self.kind is int else (int, float)) and not isinstance(value, bool)
-        if not number or value < self.low or (self.high is not None and value > self.high):
+        low, high = (-math.inf if self.low is None else self.low), (math.inf if self.high is None else self.high)
+        if not number or not low <= value <= high:  # nan fails every comparison
             raise UserError(f"{self.name} must be {self.allowed}, got {value}")
 
 

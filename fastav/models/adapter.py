@@ -97,7 +97,9 @@ class Adapter(ABC):
 
     @abstractmethod
     def encode(self, clip: Clip) -> Any:
-        """The media features of a clip, whatever `prepare` needs. Run once per clip, on the frames that `sampler` chooses."""
+        """The media features of a clip, whatever `prepare` needs: of `clip.sampled(sampler)`, with the sampler of `read_options`.
+        Run once per clip.
+        """
 
     @abstractmethod
     def prepare(self, features: Any, clip: Clip, question: str) -> Inputs:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from fastav.assets import ASSETS
-from fastav.clip.clip import Clip
+from fastav.clip.clip import AUDIO_RATE, Clip
 from fastav.clip.sampling import uniform
 from fastav.errors import UserError
 from fastav.layout import TokenLayout
@@ -19,6 +20,7 @@ from fastav.models.device import resolve
 from fastav.plan import Plan
 
 _SAMPLER = uniform(8)
+_SIZE = (112, 112)
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,18 @@ class Tiny(Adapter):
         self.model.set_attn_implementation(attn)
         plan, n_layers = folder / "plan.json", self.model.config.num_hidden_layers
         self.plan = Plan.read(plan, model=self.name, n_layers=n_layers) if plan.is_file() else None
-        self.read_options = {"sampler": _SAMPLER, "size": (112, 112)}
+        self.read_options = {"sampler": _SAMPLER, "size": _SIZE}
 
     def encode(self, clip: Clip) -> _Features:
+        """Raises UserError for sound at another rate than 16 kHz."""
         from fastav.tiny.model import heard_sec, pick_sound
 
         clip, video, audio, n_sounding = clip.sampled(_SAMPLER), None, None, 0
         if clip.has_video:
-            video = self.tiny.encode_video(torch.from_numpy(clip.frames.copy()))
+            video = self.tiny.encode_video(torch.from_numpy(np.stack([_resized(frame) for frame in clip.frames])))
         if clip.has_audio:
+            if clip.audio_rate != AUDIO_RATE:
+                raise UserError(f"{clip.name}: the sound must have {AUDIO_RATE} samples per second, got {clip.audio_rate}")
             sound, n_samples = pick_sound(clip.audio)
             audio = self.tiny.encode_audio(torch.from_numpy(sound))
             n_sounding = self.tiny.n_sounding(n_samples)
@@ -103,3 +108,10 @@ class Tiny(Adapter):
         from fastav.tiny.scenes import calibration_clips
 
         return calibration_clips(n)
+
+
+def _resized(frame: np.ndarray) -> np.ndarray:
+    """uint8 [h, w, 3] -> [112, 112, 3], stretched. A file's frames have that size already."""
+    if frame.shape[:2] == _SIZE:
+        return frame
+    return np.asarray(Image.fromarray(frame).resize(_SIZE, Image.Resampling.BICUBIC))

@@ -16,7 +16,7 @@ from fastav.page import request
 
 N = "750"  # in a choice such as first(N), until a person types another
 # Runs in the browser, so that a click on Run that follows at once finds the new text. A number that was emptied is written as
-# "null", which is refused, but where the setting may be left out.
+# "null", which is refused; a setting that may be left out is then left out.
 WRITE = """(method, trim, ...values) => {
   const settings = %s.flatMap(([owner, name, optional], i) =>
     owner !== method || (optional && [null, ""].includes(values[i])) ? [] : [`${name}=${values[i]}`]);

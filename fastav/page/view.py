@@ -89,19 +89,19 @@ def token_map(result: Result, frames: np.ndarray) -> dict:
     audio         seen of every audio token, in prompt order.
     frames_each   decoded frames that stand behind one frame of tokens.
     """
-    seen, by_frame, by_kind = result.layers_seen, defaultdict(list), defaultdict(list)
+    seen, by_step, by_kind = result.layers_seen, defaultdict(list), defaultdict(list)
     position = 0
-    for kind, frame, count in result.token_runs:
+    for kind, step, count in result.token_runs:
         run = seen[position : position + count]
         by_kind[kind] += run
         if kind == "video":
-            by_frame[frame] += run
+            by_step[step] += run
         position += count
     n_layers = len(result.lengths)
-    pictures = thumbnails(frames, len(by_frame)) or [None] * len(by_frame)
+    pictures = thumbnails(frames, len(by_step)) or [None] * len(by_step)
     drawn = []
-    for picture, (frame, tokens) in zip(pictures, sorted(by_frame.items()), strict=True):
-        rows, cols = result.grids[frame]
+    for picture, (step, tokens) in zip(pictures, sorted(by_step.items()), strict=True):
+        rows, cols = result.grids[step] if result.grids else (1, len(tokens))
         drawn.append({"rows": rows, "cols": cols, "picture": picture, "seen": tokens[: rows * cols]})
     return {
         "n_tokens": len(seen),

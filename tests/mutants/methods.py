@@ -181,8 +181,8 @@ MUTANTS = [
     Mutant(
         "a number beyond its range passes",
         "fastav/methods/setting.py",
-        "value > self.high)",
-        "value > 2 * self.high)",
+        "not low <= value <= high:",
+        "not low <= value <= 2 * high:",
         "tests/test_methods.py::test_bad_text_forms_say_what_is_allowed",
     ),
     Mutant(

@@ -27,7 +27,7 @@ _LLM_OPTIONS = (
     "bos_token_id hidden_act tie_word_embeddings use_sliding_window sliding_window max_window_layers rope_scaling"
 ).split()
 
-_PARTS = {  # of the checkpoint's keys, and of VideoLLaMA2's
+_PARTS = {  # checkpoint prefix -> module prefix; the first that fits
     "model.vision_tower.vision_tower.vision_model.": "vision.",
     "model.mm_projector.": "connector.",
     "model.mm_projector_a.": "audio_projector.",
