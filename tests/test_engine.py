@@ -30,6 +30,9 @@ METHODS = [
     "random:start=0,keep=0.5",
     "divprune:keep=0.3",
     "divprune:start=2,keep=0.4",
+    "fastv",
+    "fastv:start=3,video=0.3,audio=0.7,weights=own",
+    "fastv:start=1,audio=0",
 ]
 
 

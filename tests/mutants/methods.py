@@ -241,4 +241,25 @@ MUTANTS = [
         'rest if plus else "fastav"',
         "tests/test_methods.py::test_trim_alone_goes_with_vanilla",
     ),
+    Mutant(
+        "FastV leaves a modality nothing",
+        "fastav/methods/fastv.py",
+        "min(n, max(1, round(share * n)))",
+        "round(share * n)",
+        "tests/test_peers.py::test_one_token_of_each_modality_stays_where_there_is_one",
+    ),
+    Mutant(
+        "FastV ranks both modalities as one",
+        "fastav/methods/fastv.py",
+        "candidates(layout) & (layout.kind == kind)",
+        "candidates(layout)",
+        "tests/test_peers.py::test_a_method_keeps_what_the_reference_code_kept",
+    ),
+    Mutant(
+        "padding stays with the first cut",
+        "fastav/methods/cut.py",
+        "if cuts and pads.any() else cuts",
+        "if not cuts else cuts",
+        "tests/test_peers.py::test_fastv_leaves_text_and_the_last_token_and_takes_padding_along",
+    ),
 ]

@@ -1,0 +1,95 @@
+"""Parity of pruning methods, pick by pick: `python -m tests.parity methods DIR`. Sets that DIR may hold:
+
+NAME.safetensors + NAME.json    what the reference code of method NAME kept, and the features or attention that it was given
+
+A tensor is called CASE.TENSOR; the JSON lists each case with its settings and its tensors, and one that is not there as listed
+is an excess. Positions must be the same, so there is no tolerance.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from fastav.layout import TokenLayout
+from fastav.methods import Method
+from fastav.methods.divprune import farthest
+from fastav.methods.fastv import FastV
+from fastav.selection import Positions, selections_of, take, with_features
+
+N_LAYERS = 32
+
+
+@torch.inference_mode()
+def compare(folder: Path, report, names=()) -> None:
+    """All methods of the table below, or those of these names."""
+    for name in names or METHODS:
+        files = [folder / f"{name}{suffix}" for suffix in (".safetensors", ".json")]
+        if not any(file.is_file() for file in files):  # without one of the two the set is broken, not absent
+            report.missing(name)
+            continue
+        report.found(name)
+        with report.reading(name):
+            tensors = load_file(files[0])
+            for case in json.loads(files[1].read_text())["cases"]:
+                label, listed = f"{name} {case['name']}", case["tensors"]
+                different = [key for key in listed if key not in tensors or list(tensors[key].shape) != listed[key]["shape"]]
+                report.same(label, "tensors missing or not as listed", different, [])
+                given = {key.removeprefix(case["name"] + "."): tensors[key] for key in listed}
+                METHODS[name](label, case["settings"], given, report)
+
+
+class Row(Positions):
+    """What a score sees: the last query's attention [heads, N], as it was recorded."""
+
+    def __init__(self, positions: torch.Tensor, heads: torch.Tensor):
+        super().__init__(positions)
+        object.__setattr__(self, "_heads", heads)
+
+    def attention(self, weights: str = "own", rows: torch.Tensor | None = None) -> torch.Tensor:
+        return take(self._heads.mean(0)[None], self.positions)[:, None]
+
+
+def kept(method: Method, layout: TokenLayout, features=None, heads=None) -> list[int]:
+    """Positions that the method's only layer of cuts leaves, of features [N, D] or attention [heads, N]."""
+    (cuts,) = selections_of([method.cuts(layout, N_LAYERS)], len(layout)).values()
+    positions = torch.arange(len(layout))[None]
+    for selection in cuts:
+        selection, _ = with_features(selection, [layout], None if features is None else features[None])
+        positions = take(positions, selection.choose(Row(positions, heads), positions))
+    return positions[0].tolist()
+
+
+def _same(report, label: str, got: list[int], want: torch.Tensor) -> None:
+    """want: positions, or bool for each position."""
+    want = want.nonzero()[:, 0] if want.dtype == torch.bool else want
+    report.same(label, f"unlike among {len(want)} kept", sorted(set(got) ^ set(want.tolist())), [])
+
+
+def _divprune(label: str, settings: dict, given: dict, report) -> None:
+    picked = farthest(given["features"], round(settings["keep_ratio"] * len(given["features"])))
+    report.same(label, "picked", picked.tolist(), given["picked"].tolist())
+    _same(report, label, picked.tolist(), given["keep"])
+
+
+def _fastv(label: str, settings: dict, given: dict, report) -> None:
+    n = given["attention"].shape[1]
+    if settings["variant"] == "original":
+        begin, length = settings["start"], settings["length"]
+        layout = TokenLayout.of(("text", begin), ("video", length), ("text", n - begin - length))
+        method = FastV(video=1 - settings["R"], weights="own")
+    else:
+        layout = _of_kinds(given["kind"])
+        method = FastV(video=settings["keep_video"], audio=settings["keep_audio"])
+    _same(report, label, kept(method, layout, heads=given["attention"]), given["keep"])
+
+
+def _of_kinds(kind: torch.Tensor) -> TokenLayout:
+    """The layout of kind [N]: 0 text, 1 video, 2 audio."""
+    return TokenLayout.of(*(("text" if each == 0 else "video" if each == 1 else "audio", 1) for each in kind.tolist()))
+
+
+METHODS = {"divprune": _divprune, "fastv": _fastv}

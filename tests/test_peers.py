@@ -1,0 +1,74 @@
+"""Methods of other papers. Oracle: recordings of their reference code, arithmetic by hand, plain set rules.
+
+What they do to a model is test_engine.py's matter."""
+
+from pathlib import Path
+
+import pytest
+from parity import Report
+from parity_methods import METHODS as RECORDED
+from parity_methods import compare
+from transformers import Qwen2Config
+
+from fastav.flops import paper_flops
+from fastav.layout import TokenLayout
+from fastav.methods import lengths, parse
+
+GOLDEN = Path(__file__).resolve().parent / "golden" / "methods"
+QWEN_7B = Qwen2Config(hidden_size=3584, intermediate_size=18944, num_hidden_layers=28)
+LLAMA2 = TokenLayout.of(("text", 14), ("video", 676, 4), ("audio", 1496), ("text", 20))
+# Qwen2.5-Omni, 60 s: 288 video tokens of one time step, then 50 audio tokens, for every 2 s.
+OMNI = TokenLayout.of(("text", 60), *[("video", 288, 1), ("audio", 50)] * 30, ("text", 20))
+TINY = TokenLayout.of(("text", 4), ("video", 128, 8), ("audio", 41), ("text", 9))
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_method_keeps_what_the_reference_code_kept(name):
+    compare(GOLDEN, report := Report(quiet=True), [name])
+    assert report.n_sets == 1 and len(report.lines) > 1 and report.failures == []
+
+
+# By hand: (method, lengths of LLAMA2 in 28 layers, of TINY in 8). 676 and 1496 media tokens in LLAMA2, 128 and 41 in TINY, beside
+# 34 and 13 text tokens.
+LENGTHS = [
+    ("fastv", [2206] * 2 + [34 + 338 + 748] * 26, [182] * 2 + [13 + 64 + 20] * 6),  # 20.5 to 20
+    ("fastv:start=3,audio=1,video=0.25", [2206] * 3 + [34 + 169 + 1496] * 25, [182] * 3 + [13 + 32 + 41] * 5),
+    ("fastv:start=1,audio=0,video=0", [2206] + [34 + 2] * 27, [182] + [13 + 2] * 7),
+]
+
+
+@pytest.mark.parametrize(("text", "in_28", "in_8"), LENGTHS)
+def test_lengths_by_hand(text, in_28, in_8):
+    assert lengths(parse(text, 28), LLAMA2, 28) == in_28
+    assert lengths(parse(text, 8), TINY, 8) == in_8
+
+
+# Percent of vanilla by 4 n d^2 + 2 n^2 d + 2 n d m in a 7B Qwen2 decoder: (method, of LLAMA2, of OMNI), computed elsewhere.
+FLOPS = [
+    ("fastv", 52.5, 47.4),
+    ("fastv:video=0.25,audio=0.25", 30.0, 25.9),
+]
+
+
+@pytest.mark.parametrize(("text", "of_llama2", "of_omni"), FLOPS)
+def test_flops_by_the_papers_formula(text, of_llama2, of_omni):
+    for layout, percent in ((LLAMA2, of_llama2), (OMNI, of_omni)):
+        share = paper_flops(lengths(parse(text, 28), layout, 28), QWEN_7B) / paper_flops([len(layout)] * 28, QWEN_7B)
+        assert round(100 * share, 1) == percent
+
+
+# --- FastV
+
+
+def test_fastv_leaves_text_and_the_last_token_and_takes_padding_along():
+    """By hand: two cuts of one layer, one for each modality, then the padding."""
+    layout = TokenLayout.of(("pad", 2), ("text", 3), ("video", 8, 2), ("audio", 5))
+    ((layer, cuts),) = parse("fastv", 6).cuts(layout, 6).items()
+    assert layer == 1 and [cut.n_removed for cut in cuts] == [4, 2, 2]
+    assert [cut.candidates.nonzero()[0].tolist() for cut in cuts] == [[*range(5, 13)], [*range(13, 17)], [0, 1]]
+
+
+def test_one_token_of_each_modality_stays_where_there_is_one():
+    for segments, n_kept in ((("video", 8), 1), (("video", 1), 1), (("audio", 3), 1)):
+        layout = TokenLayout.of(("text", 2), segments, ("text", 2))
+        assert lengths(parse("fastv:video=0,audio=0"), layout, 6)[-1] == 4 + n_kept
