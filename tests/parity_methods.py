@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from fastav.layout import TokenLayout
-from fastav.methods import Method
+from fastav.methods import Method, lengths
 from fastav.methods.divprune import farthest
 from fastav.methods.fastv import FastV
+from fastav.methods.vtw import VTW
 from fastav.selection import Positions, selections_of, take, with_features
 
 N_LAYERS = 32
@@ -92,4 +93,14 @@ def _of_kinds(kind: torch.Tensor) -> TokenLayout:
     return TokenLayout.of(*(("text" if each == 0 else "video" if each == 1 else "audio", 1) for each in kind.tolist()))
 
 
-METHODS = {"divprune": _divprune, "fastv": _fastv}
+def _vtw(label: str, settings: dict, given: dict, report) -> None:
+    """K itself is given to the method: which one the reference chose by logits is not compared."""
+    begin, n_visual = settings["visual_start"], settings["visual_tokens"]
+    layout = TokenLayout.of(("text", begin), ("video", n_visual), ("text", settings["N"] - begin - n_visual))
+    method = VTW(start=settings["K"])
+    n_layers = lengths(method, layout, settings["layers"]).count(len(layout))
+    report.same(label, "layers on all tokens", n_layers, settings["K"])
+    _same(report, label, kept(method, layout), given["keep"])
+
+
+METHODS = {"divprune": _divprune, "fastv": _fastv, "vtw": _vtw}

@@ -33,6 +33,8 @@ METHODS = [
     "fastv",
     "fastv:start=3,video=0.3,audio=0.7,weights=own",
     "fastv:start=1,audio=0",
+    "vtw",
+    "vtw:start=1",
 ]
 
 

@@ -34,6 +34,8 @@ LENGTHS = [
     ("fastv", [2206] * 2 + [34 + 338 + 748] * 26, [182] * 2 + [13 + 64 + 20] * 6),  # 20.5 to 20
     ("fastv:start=3,audio=1,video=0.25", [2206] * 3 + [34 + 169 + 1496] * 25, [182] * 3 + [13 + 32 + 41] * 5),
     ("fastv:start=1,audio=0,video=0", [2206] + [34 + 2] * 27, [182] + [13 + 2] * 7),
+    ("vtw", [2206] * 14 + [34] * 14, [182] * 4 + [13] * 4),
+    ("vtw:start=7", [2206] * 7 + [34] * 21, [182] * 7 + [13]),
 ]
 
 
@@ -47,6 +49,7 @@ def test_lengths_by_hand(text, in_28, in_8):
 FLOPS = [
     ("fastv", 52.5, 47.4),
     ("fastv:video=0.25,audio=0.25", 30.0, 25.9),
+    ("vtw", 50.7, 50.3),
 ]
 
 
@@ -72,3 +75,21 @@ def test_one_token_of_each_modality_stays_where_there_is_one():
     for segments, n_kept in ((("video", 8), 1), (("video", 1), 1), (("audio", 3), 1)):
         layout = TokenLayout.of(("text", 2), segments, ("text", 2))
         assert lengths(parse("fastv:video=0,audio=0"), layout, 6)[-1] == 4 + n_kept
+
+
+# --- VTW
+
+
+@pytest.mark.parametrize("start", [1, 3, 5])
+def test_vtw_is_fastavs_global_pruning_without_audio_and_video(start):
+    """Two roads to one rule, in a prompt that ends with a media token, which both keep."""
+    layout = TokenLayout.of(("pad", 2), ("text", 4), ("video", 12, 2), ("audio", 5))
+    ours, other = (parse(text, 6).cuts(layout, 6) for text in (f"vtw:start={start}", f"fastav:start={start},rule=none,p=0"))
+    removed = [{cut.n_removed: cut.candidates.nonzero()[0].tolist() for cut in cuts[start - 1]} for cuts in (ours, other)]
+    assert removed[0] == removed[1] == {16: [*range(6, 22)], 2: [0, 1]}
+    assert list(ours) == list(other) == [start - 1]
+
+
+def test_vtw_goes_without_text_alone():
+    layout = TokenLayout.of(("pad", 2), ("text", 9))
+    assert parse("vtw", 6).cuts(layout, 6) == parse("fastv", 6).cuts(layout, 6) == {}

@@ -13,8 +13,9 @@ from fastav.methods.stride import Stride
 from fastav.methods.text import build
 from fastav.methods.trim import Trim, parts
 from fastav.methods.vanilla import Vanilla
+from fastav.methods.vtw import VTW
 
-METHODS = {kind.name: kind for kind in (FastAV, FastV, Stride, Random, DivPrune, Vanilla)}
+METHODS = {kind.name: kind for kind in (FastAV, FastV, VTW, Stride, Random, DivPrune, Vanilla)}
 
 __all__ = ["METHODS", "Cut", "FastAV", "Method", "Setting", "Trim", "Vanilla", "kind", "lengths", "parse", "parts", "settings"]
 

@@ -262,4 +262,18 @@ MUTANTS = [
         "if not cuts else cuts",
         "tests/test_peers.py::test_fastv_leaves_text_and_the_last_token_and_takes_padding_along",
     ),
+    Mutant(
+        "VTW withdraws a layer late",
+        "fastav/methods/vtw.py",
+        "self.fit(n_layers).start - 1",
+        "self.fit(n_layers).start",
+        "tests/test_peers.py::test_vtw_is_fastavs_global_pruning_without_audio_and_video",
+    ),
+    Mutant(
+        "VTW withdraws what ends the prompt",
+        "fastav/methods/vtw.py",
+        "free = candidates(layout)",
+        "free = layout.media",
+        "tests/test_peers.py::test_vtw_is_fastavs_global_pruning_without_audio_and_video",
+    ),
 ]
