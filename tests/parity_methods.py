@@ -9,16 +9,22 @@ is an excess. Positions must be the same, so there is no tolerance.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
 from fastav.layout import TokenLayout
 from fastav.methods import Method, lengths
+from fastav.methods.cut import candidates
 from fastav.methods.divprune import farthest
 from fastav.methods.fastv import FastV
+from fastav.methods.pyramiddrop import PyramidDrop
 from fastav.methods.vtw import VTW
+from fastav.seen import LayerSeen
 from fastav.selection import Positions, selections_of, take, with_features
 
 N_LAYERS = 32
@@ -103,4 +109,38 @@ def _vtw(label: str, settings: dict, given: dict, report) -> None:
     _same(report, label, kept(method, layout), given["keep"])
 
 
-METHODS = {"divprune": _divprune, "fastv": _fastv, "vtw": _vtw}
+def _pyramiddrop(label: str, settings: dict, given: dict, report) -> None:
+    """One stage at a time: how many leave follows from all that entered, which of them from what is left."""
+    begin, n_now, stage = settings["visual_start"], settings["visual_tokens_now"], settings["stage"]
+    end = len(given["hidden"]) - begin - n_now
+    entered = TokenLayout.of(("text", begin), ("video", settings["visual_tokens_original"]), ("text", end))
+    left = TokenLayout.of(("text", begin), ("video", n_now), ("text", end))
+    layer, (cut,) = list(PyramidDrop(*settings["ratios"][1:]).cuts(entered, N_LAYERS).items())[stage]
+    want = (N_LAYERS // 4 * (stage + 1) - 1, n_now - settings["visual_tokens_next"])
+    report.same(label, "after which layer, how many leave", (layer, cut.n_removed), want)
+    seen = _standing_in(settings, given)
+    report.close(label, "score", cut.score.values(seen)[0], given["score"], 1e-6)
+    (selection,) = selections_of([{layer: (replace(cut, candidates=candidates(left)),)}], len(left))[layer]
+    _same(report, label, selection.choose(seen, seen.positions)[0].tolist(), given["keep"])
+
+
+def _standing_in(settings: dict, given: dict) -> LayerSeen:
+    """What a score sees between some layer and the next, of which norm, queries and keys were recorded. The first may be any."""
+    config = LlamaConfig(
+        hidden_size=given["hidden"].shape[1],
+        num_attention_heads=settings["heads"],
+        head_dim=settings["head_dim"],
+        rope_theta=settings["rope_theta"],
+        rms_norm_eps=settings["rms_eps"],
+        num_hidden_layers=2,
+        attn_implementation="eager",
+    )
+    layer, following, hidden = LlamaDecoderLayer(config, 0), LlamaDecoderLayer(config, 1), given["hidden"][None]
+    following.input_layernorm.weight.data = given["norm_weight"]
+    following.self_attn.q_proj.weight.data, following.self_attn.k_proj.weight.data = given["w_q"], given["w_k"]
+    positions = torch.arange(hidden.shape[1])[None]
+    cos_sin = LlamaRotaryEmbedding(config)(hidden, positions)
+    return LayerSeen(positions, layer, following, None, hidden, cos_sin, None, None, set())
+
+
+METHODS = {"divprune": _divprune, "fastv": _fastv, "pyramiddrop": _pyramiddrop, "vtw": _vtw}

@@ -35,6 +35,8 @@ METHODS = [
     "fastv:start=1,audio=0",
     "vtw",
     "vtw:start=1",
+    "pyramiddrop",
+    "pyramiddrop:first=0.8,second=0.55,third=0",
 ]
 
 

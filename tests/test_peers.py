@@ -10,6 +10,7 @@ from parity_methods import METHODS as RECORDED
 from parity_methods import compare
 from transformers import Qwen2Config
 
+from fastav.errors import UserError
 from fastav.flops import paper_flops
 from fastav.layout import TokenLayout
 from fastav.methods import lengths, parse
@@ -36,6 +37,9 @@ LENGTHS = [
     ("fastv:start=1,audio=0,video=0", [2206] + [34 + 2] * 27, [182] + [13 + 2] * 7),
     ("vtw", [2206] * 14 + [34] * 14, [182] * 4 + [13] * 4),
     ("vtw:start=7", [2206] * 7 + [34] * 21, [182] * 7 + [13]),
+    # 2172: 1086, 543, 271.5; 169: 84.5, 42.25, 21.1
+    ("pyramiddrop", [2206] * 7 + [1120] * 7 + [577] * 7 + [305] * 7, [182] * 2 + [97] * 2 + [55] * 2 + [34] * 2),
+    ("pyramiddrop:first=1,third=0.25", [2206] * 14 + [577] * 14, [182] * 4 + [55] * 4),
 ]
 
 
@@ -50,6 +54,7 @@ FLOPS = [
     ("fastv", 52.5, 47.4),
     ("fastv:video=0.25,audio=0.25", 30.0, 25.9),
     ("vtw", 50.7, 50.3),
+    ("pyramiddrop", 46.6, 43.4),
 ]
 
 
@@ -93,3 +98,30 @@ def test_vtw_is_fastavs_global_pruning_without_audio_and_video(start):
 def test_vtw_goes_without_text_alone():
     layout = TokenLayout.of(("pad", 2), ("text", 9))
     assert parse("vtw", 6).cuts(layout, 6) == parse("fastv", 6).cuts(layout, 6) == {}
+
+
+# --- PyramidDrop
+
+
+@pytest.mark.parametrize(
+    ("n_layers", "expected"),
+    [
+        (32, [100] * 8 + [52] * 8 + [28] * 8 + [16] * 8),
+        (6, [100, 100, 52, 28, 16, 16]),  # after 1.5, 3 and 4.5, half to even: 2, 3, 4
+        (3, [100, 52, 16]),  # after 0.75, 1.5 and 2.25: 1, 2 and 2
+        (2, [100, 28]),  # after 0.5, 1 and 1.5: 0, which is 1, 1 and 2, after which there is none
+        (1, [100]),
+    ],
+)
+def test_pyramiddrop_in_any_number_of_layers_by_hand(n_layers, expected):
+    """96 media tokens beside 4 of text: 48, 24, 12."""
+    layout = TokenLayout.of(("text", 2), ("video", 40, 4), ("audio", 56), ("text", 2))
+    assert lengths(parse("pyramiddrop"), layout, n_layers) == expected
+
+
+def test_pyramiddrop_takes_padding_along_once_and_refuses_shares_that_grow():
+    layout = TokenLayout.of(("pad", 3), ("text", 3), ("video", 8, 2), ("text", 2))
+    cuts = parse("pyramiddrop").cuts(layout, 8)
+    assert {layer: [cut.n_removed for cut in stage] for layer, stage in cuts.items()} == {1: [4, 3], 3: [2], 5: [1]}
+    with pytest.raises(UserError, match="must not grow, got first=0.2, second=0.25, third=0.125"):
+        parse("pyramiddrop:first=0.2")

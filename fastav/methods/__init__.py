@@ -7,6 +7,7 @@ from fastav.methods.cut import Cut, Method, lengths
 from fastav.methods.divprune import DivPrune
 from fastav.methods.fastav import FastAV
 from fastav.methods.fastv import FastV
+from fastav.methods.pyramiddrop import PyramidDrop
 from fastav.methods.random import Random
 from fastav.methods.setting import Setting, settings
 from fastav.methods.stride import Stride
@@ -15,7 +16,7 @@ from fastav.methods.trim import Trim, parts
 from fastav.methods.vanilla import Vanilla
 from fastav.methods.vtw import VTW
 
-METHODS = {kind.name: kind for kind in (FastAV, FastV, VTW, Stride, Random, DivPrune, Vanilla)}
+METHODS = {kind.name: kind for kind in (FastAV, FastV, VTW, PyramidDrop, Stride, Random, DivPrune, Vanilla)}
 
 __all__ = ["METHODS", "Cut", "FastAV", "Method", "Setting", "Trim", "Vanilla", "kind", "lengths", "parse", "parts", "settings"]
 

@@ -276,4 +276,25 @@ MUTANTS = [
         "free = layout.media",
         "tests/test_peers.py::test_vtw_is_fastavs_global_pruning_without_audio_and_video",
     ),
+    Mutant(
+        "PyramidDrop ranks by the layer that has just run",
+        "fastav/methods/pyramiddrop.py",
+        'LastQuery("next")',
+        'LastQuery("again")',
+        "tests/test_peers.py::test_a_method_keeps_what_the_reference_code_kept",
+    ),
+    Mutant(
+        "PyramidDrop takes shares of what is left",
+        "fastav/methods/pyramiddrop.py",
+        "n_left = n_kept",
+        "n_left = n_left",
+        "tests/test_peers.py::test_lengths_by_hand",
+    ),
+    Mutant(
+        "PyramidDrop ranks before layer 0",
+        "fastav/methods/pyramiddrop.py",
+        "max(1, round(quarter * n_layers / 4))",
+        "max(0, round(quarter * n_layers / 4))",
+        "tests/test_peers.py::test_pyramiddrop_in_any_number_of_layers_by_hand",
+    ),
 ]
