@@ -21,6 +21,7 @@ from fastav.layout import TokenLayout
 from fastav.methods import Method, lengths
 from fastav.methods.cut import candidates
 from fastav.methods.divprune import farthest
+from fastav.methods.evs import EVS
 from fastav.methods.fastv import FastV
 from fastav.methods.pyramiddrop import PyramidDrop
 from fastav.methods.vtw import VTW
@@ -143,4 +144,10 @@ def _standing_in(settings: dict, given: dict) -> LayerSeen:
     return LayerSeen(positions, layer, following, None, hidden, cos_sin, None, None, set())
 
 
-METHODS = {"divprune": _divprune, "fastv": _fastv, "pyramiddrop": _pyramiddrop, "vtw": _vtw}
+def _evs(label: str, settings: dict, given: dict, report) -> None:
+    layout = TokenLayout.of(("video", len(given["features"]), settings["frames"]), ("text", 1))
+    features = torch.cat([given["features"], torch.zeros(1, given["features"].shape[1])])
+    _same(report, label, kept(EVS(keep=1 - settings["q"]), layout, features)[:-1], given["keep"])
+
+
+METHODS = {"divprune": _divprune, "evs": _evs, "fastv": _fastv, "pyramiddrop": _pyramiddrop, "vtw": _vtw}

@@ -178,7 +178,7 @@ NO_METHODS = [  # of an API client; a browser sends none of these but what an em
     ("stride:keep=1.5", "keep must be a number from 0 to 1"),
     ("stride:p=20", "unknown setting 'p=20' of stride; allowed: start=, keep="),
     ("trim+trim", "trims twice"),
-    ("yes", "unknown method 'yes'; allowed: divprune, fastav"),
+    ("yes", "unknown method 'yes'; allowed: divprune, evs"),
 ]
 
 

@@ -127,7 +127,7 @@ def test_the_list_of_methods_by_hand(capsys):
     ]
     assert main(["methods", "trim"]) == 0 and capsys.readouterr().out in out
     assert main(["methods", "fast"]) == 2
-    assert "unknown method 'fast'; allowed: divprune, fastav" in capsys.readouterr().err
+    assert "unknown method 'fast'; allowed: divprune, evs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", ["trim", *METHODS])

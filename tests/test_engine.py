@@ -35,6 +35,7 @@ METHODS = [
     "fastv:start=1,audio=0",
     "vtw",
     "vtw:start=1",
+    "evs:keep=0.5",
     "pyramiddrop",
     "pyramiddrop:first=0.8,second=0.55,third=0",
 ]

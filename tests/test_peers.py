@@ -5,14 +5,15 @@ What they do to a model is test_engine.py's matter."""
 from pathlib import Path
 
 import pytest
+import torch
 from parity import Report
 from parity_methods import METHODS as RECORDED
-from parity_methods import compare
+from parity_methods import compare, kept
 from transformers import Qwen2Config
 
 from fastav.errors import UserError
 from fastav.flops import paper_flops
-from fastav.layout import TokenLayout
+from fastav.layout import VIDEO, TokenLayout
 from fastav.methods import lengths, parse
 
 GOLDEN = Path(__file__).resolve().parent / "golden" / "methods"
@@ -39,6 +40,8 @@ LENGTHS = [
     ("vtw:start=7", [2206] * 7 + [34] * 21, [182] * 7 + [13]),
     # 2172: 1086, 543, 271.5; 169: 84.5, 42.25, 21.1
     ("pyramiddrop", [2206] * 7 + [1120] * 7 + [577] * 7 + [305] * 7, [182] * 2 + [97] * 2 + [55] * 2 + [34] * 2),
+    ("evs", [34 + 202 + 1496] * 28, [13 + 38 + 41] * 8),  # 202.8 and 38.4
+    ("evs:keep=0.1", [34 + 169 + 1496] * 28, [13 + 16 + 41] * 8),  # one of 4 steps; 12.8 are less than one of 8
     ("pyramiddrop:first=1,third=0.25", [2206] * 14 + [577] * 14, [182] * 4 + [55] * 4),
 ]
 
@@ -55,6 +58,7 @@ FLOPS = [
     ("fastv:video=0.25,audio=0.25", 30.0, 25.9),
     ("vtw", 50.7, 50.3),
     ("pyramiddrop", 46.6, 43.4),
+    ("evs", 77.2, 34.0),
 ]
 
 
@@ -125,3 +129,38 @@ def test_pyramiddrop_takes_padding_along_once_and_refuses_shares_that_grow():
     assert {layer: [cut.n_removed for cut in stage] for layer, stage in cuts.items()} == {1: [4, 3], 3: [2], 5: [1]}
     with pytest.raises(UserError, match="must not grow, got first=0.2, second=0.25, third=0.125"):
         parse("pyramiddrop:first=0.2")
+
+
+# --- EVS
+
+
+def evs_keeps(segments, rows, keep, **facts):
+    """Positions of video that stay; rows: an angle in degrees for each token."""
+    layout = TokenLayout.of(*segments).with_facts(**facts)
+    angle = torch.tensor(rows, dtype=torch.float64).deg2rad()
+    left = kept(parse(f"evs:keep={keep}"), layout, torch.stack([angle.cos(), angle.sin()], -1))
+    return [position for position in left if layout.kind[position] == VIDEO]
+
+
+def test_evs_keeps_the_first_step_and_what_turned_most():
+    """By hand. Steps of 3, audio between them: the second turns by 10, 0 and 90 degrees, the third by 20, 60 and 0."""
+    segments = [("text", 1), ("video", 3, 1), ("audio", 1), ("video", 3, 1), ("audio", 1), ("video", 3, 1), ("text", 1)]
+    rows = [0, *(0, 0, 0), 0, *(10, 0, 90), 0, *(30, 60, 90), 0]
+    assert evs_keeps(segments, rows, 0.3) == [1, 2, 3]
+    assert evs_keeps(segments, rows, 0.5) == [1, 2, 3, 7]
+    assert evs_keeps(segments, rows, 0.7) == [1, 2, 3, 7, 9, 10]
+    assert evs_keeps(segments, rows, 0.85) == [1, 2, 3, 5, 7, 9, 10]
+    assert evs_keeps(segments, rows, 0.9) == [1, 2, 3, 5, 6, 7, 9, 10]  # of two that did not turn, the earlier
+
+
+def test_evs_compares_steps_of_one_grid_only():
+    """By hand. Steps of 2 x 2, 2 x 2 with a time token, 1 x 4: nothing turns, but the time token and the last grid are new."""
+    segments, grids = [("video", 4, 1), ("video", 5, 1), ("video", 4, 1), ("text", 1)], ((2, 2), (2, 2), (1, 4))
+    assert evs_keeps(segments, [0] * 14, 9 / 13, grids=grids) == [0, 1, 2, 3, 8, 9, 10, 11, 12]
+    # Without grids only the lengths tell: all are unlike, so all is new and the earlier stay.
+    assert evs_keeps(segments, [0] * 14, 9 / 13) == list(range(9))
+
+
+def test_evs_leaves_a_single_step_and_sound_alone_as_they_are():
+    for segments in ([("text", 1), ("video", 8), ("text", 1)], [("text", 1), ("audio", 8), ("text", 1)]):
+        assert parse("evs:keep=0").cuts(TokenLayout.of(*segments), 6) == {}

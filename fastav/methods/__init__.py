@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastav.errors import UserError
 from fastav.methods.cut import Cut, Method, lengths
 from fastav.methods.divprune import DivPrune
+from fastav.methods.evs import EVS
 from fastav.methods.fastav import FastAV
 from fastav.methods.fastv import FastV
 from fastav.methods.pyramiddrop import PyramidDrop
@@ -16,7 +17,7 @@ from fastav.methods.trim import Trim, parts
 from fastav.methods.vanilla import Vanilla
 from fastav.methods.vtw import VTW
 
-METHODS = {kind.name: kind for kind in (FastAV, FastV, VTW, PyramidDrop, Stride, Random, DivPrune, Vanilla)}
+METHODS = {kind.name: kind for kind in (FastAV, FastV, VTW, PyramidDrop, EVS, DivPrune, Stride, Random, Vanilla)}
 
 __all__ = ["METHODS", "Cut", "FastAV", "Method", "Setting", "Trim", "Vanilla", "kind", "lengths", "parse", "parts", "settings"]
 

@@ -297,4 +297,25 @@ MUTANTS = [
         "max(0, round(quarter * n_layers / 4))",
         "tests/test_peers.py::test_pyramiddrop_in_any_number_of_layers_by_hand",
     ),
+    Mutant(
+        "EVS prunes the first step",
+        "fastav/methods/evs.py",
+        "max(len(steps[0]), int(self.keep * len(video)))",
+        "int(self.keep * len(video))",
+        "tests/test_peers.py::test_a_method_keeps_what_the_reference_code_kept",
+    ),
+    Mutant(
+        "EVS compares unlike grids",
+        "fastav/methods/evs.py",
+        "if grids[0] == grids[1] else 0",
+        "if grids else 0",
+        "tests/test_peers.py::test_evs_compares_steps_of_one_grid_only",
+    ),
+    Mutant(
+        "EVS keeps what stayed alike",
+        "fastav/methods/evs.py",
+        "(now,), 1 - likeness)",
+        "(now,), likeness)",
+        "tests/test_peers.py::test_a_method_keeps_what_the_reference_code_kept",
+    ),
 ]
