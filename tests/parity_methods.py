@@ -24,6 +24,7 @@ from fastav.methods.divprune import farthest
 from fastav.methods.evs import EVS
 from fastav.methods.fastv import FastV
 from fastav.methods.pyramiddrop import PyramidDrop
+from fastav.methods.vidcom2 import ranked
 from fastav.methods.vtw import VTW
 from fastav.seen import LayerSeen
 from fastav.selection import Positions, selections_of, take, with_features
@@ -150,4 +151,19 @@ def _evs(label: str, settings: dict, given: dict, report) -> None:
     _same(report, label, kept(EVS(keep=1 - settings["q"]), layout, features)[:-1], given["keep"])
 
 
-METHODS = {"divprune": _divprune, "evs": _evs, "fastv": _fastv, "pyramiddrop": _pyramiddrop, "vtw": _vtw}
+def _vidcom2(label: str, settings: dict, given: dict, report) -> None:
+    """The reference's own count follows from the features, the method's from the layout: one ranking serves both."""
+    frames, n = settings["frames"], settings["tokens_per_frame"]
+    values = ranked(given["features"], [n] * frames, settings["base_keep"])
+    report.same(label, "kept of each frame", (values > 0.5).view(frames, n).sum(1).tolist(), settings["per_frame"])
+    _same(report, label, (values > 0.5).nonzero()[:, 0].tolist(), given["keep"])
+
+
+METHODS = {
+    "divprune": _divprune,
+    "evs": _evs,
+    "fastv": _fastv,
+    "pyramiddrop": _pyramiddrop,
+    "vidcom2": _vidcom2,
+    "vtw": _vtw,
+}

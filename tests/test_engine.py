@@ -36,6 +36,7 @@ METHODS = [
     "vtw",
     "vtw:start=1",
     "evs:keep=0.5",
+    "vidcom2:keep=0.4",
     "pyramiddrop",
     "pyramiddrop:first=0.8,second=0.55,third=0",
 ]

@@ -4,6 +4,7 @@ What they do to a model is test_engine.py's matter."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from parity import Report
@@ -42,6 +43,8 @@ LENGTHS = [
     ("pyramiddrop", [2206] * 7 + [1120] * 7 + [577] * 7 + [305] * 7, [182] * 2 + [97] * 2 + [55] * 2 + [34] * 2),
     ("evs", [34 + 202 + 1496] * 28, [13 + 38 + 41] * 8),  # 202.8 and 38.4
     ("evs:keep=0.1", [34 + 169 + 1496] * 28, [13 + 16 + 41] * 8),  # one of 4 steps; 12.8 are less than one of 8
+    ("vidcom2", [34 + 169 + 1496] * 28, [13 + 32 + 41] * 8),
+    ("vidcom2:keep=0.001", [34 + 4 + 1496] * 28, [13 + 8 + 41] * 8),  # one of each of 4 and 8 steps
     ("pyramiddrop:first=1,third=0.25", [2206] * 14 + [577] * 14, [182] * 4 + [55] * 4),
 ]
 
@@ -59,6 +62,7 @@ FLOPS = [
     ("vtw", 50.7, 50.3),
     ("pyramiddrop", 46.6, 43.4),
     ("evs", 77.2, 34.0),
+    ("vidcom2", 75.6, 30.1),
 ]
 
 
@@ -164,3 +168,51 @@ def test_evs_compares_steps_of_one_grid_only():
 def test_evs_leaves_a_single_step_and_sound_alone_as_they_are():
     for segments in ([("text", 1), ("video", 8), ("text", 1)], [("text", 1), ("audio", 8), ("text", 1)]):
         assert parse("evs:keep=0").cuts(TokenLayout.of(*segments), 6) == {}
+
+
+# --- VidCom2
+
+
+def slow_vidcom2(features, sizes, keep):
+    """(the share of each step, its tokens from the first kept to the last) by loops over float64."""
+    order = sorted(range(features.shape[1]), key=lambda channel: features[:, channel].var())
+    rows = features[:, sorted(order[: features.shape[1] // 2])]
+    rows = rows / np.sqrt((rows**2).sum(1, keepdims=True))
+
+    def likeness(row, mean):
+        return sum(np.exp(-((row - mean) ** 2).sum() / (2 * alpha)) for alpha in (0.125, 0.25, 0.5, 1, 2))
+
+    frames = np.split(np.arange(len(rows)), np.cumsum(sizes)[:-1])
+    u = np.array([-np.mean([likeness(rows[i], rows.mean(0)) for i in frame]) for frame in frames])
+    p = np.exp((u - u.max()) / 0.01)
+    p /= p.sum()
+    ranks = []
+    for frame in frames:
+        score = {i: likeness(rows[i], rows.mean(0)) + likeness(rows[i], rows[frame].mean(0)) for i in frame.tolist()}
+        ranks.append(sorted(score, key=score.get))
+    return np.minimum(1, keep * (1 + p - p.mean())), ranks
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.35, 0.8])
+def test_vidcom2_equals_the_slow_rule_in_steps_of_unlike_sizes(keep):
+    """As many of each step as the slow rule gives one after another to the step that lacks most of its share."""
+    sizes = [9, 12, 12, 7]
+    features = np.random.default_rng(5).standard_normal((40, 10))
+    shares, ranks = slow_vidcom2(features, sizes, keep)
+    n_of = [1] * 4
+    while sum(n_of) < max(4, round(keep * 40)):
+        lacks = [share * size - n if n < size else -np.inf for share, size, n in zip(shares, sizes, n_of, strict=True)]
+        n_of[int(np.argmax(lacks))] += 1
+    want = sorted(i for rank, n in zip(ranks, n_of, strict=True) for i in rank[:n])
+    layout = TokenLayout.of(("text", 1), *[("video", size, 1) for size in sizes], ("text", 1))
+    got = kept(parse(f"vidcom2:keep={keep}"), layout, torch.from_numpy(np.pad(features, ((1, 1), (0, 0)))))
+    assert got == [0, *(i + 1 for i in want), 41]
+    assert parse("vidcom2:keep=1").cuts(layout, 6) == {}
+
+
+def test_vidcom2_takes_one_step_alone_as_the_whole_video():
+    """By hand: p is 1 and so is its mean, so the share is keep. Two tokens that point elsewhere are least like the mean."""
+    layout = TokenLayout.of(("text", 1), ("video", 8), ("text", 1))
+    features = torch.tensor([[1.0, 0, 0, 9]] * 10) * torch.arange(1, 11)[:, None]
+    features[[3, 6], :2] = torch.tensor([0.0, 1])
+    assert kept(parse("vidcom2"), layout, features) == [0, 3, 6, 9]

@@ -15,9 +15,10 @@ from fastav.methods.stride import Stride
 from fastav.methods.text import build
 from fastav.methods.trim import Trim, parts
 from fastav.methods.vanilla import Vanilla
+from fastav.methods.vidcom2 import VidCom2
 from fastav.methods.vtw import VTW
 
-METHODS = {kind.name: kind for kind in (FastAV, FastV, VTW, PyramidDrop, EVS, DivPrune, Stride, Random, Vanilla)}
+METHODS = {kind.name: kind for kind in (FastAV, FastV, VTW, PyramidDrop, EVS, VidCom2, DivPrune, Stride, Random, Vanilla)}
 
 __all__ = ["METHODS", "Cut", "FastAV", "Method", "Setting", "Trim", "Vanilla", "kind", "lengths", "parse", "parts", "settings"]
 

@@ -318,4 +318,25 @@ MUTANTS = [
         "(now,), likeness)",
         "tests/test_peers.py::test_a_method_keeps_what_the_reference_code_kept",
     ),
+    Mutant(
+        "VidCom2 looks at the channels that vary most",
+        "fastav/methods/vidcom2.py",
+        "argsort(stable=True)[: wide",
+        "argsort(stable=True, descending=True)[: wide",
+        "tests/test_peers.py::test_a_method_keeps_what_the_reference_code_kept",
+    ),
+    Mutant(
+        "VidCom2 leaves a step nothing",
+        "fastav/methods/vidcom2.py",
+        "max(len(sizes), round(self.keep * len(video)))",
+        "round(self.keep * len(video))",
+        "tests/test_peers.py::test_lengths_by_hand",
+    ),
+    Mutant(
+        "VidCom2 gives all steps the same share",
+        "fastav/methods/vidcom2.py",
+        "keep * (1 + p - p.mean())",
+        "keep * (1 + 0 * p)",
+        "tests/test_peers.py::test_a_method_keeps_what_the_reference_code_kept",
+    ),
 ]
