@@ -1,4 +1,5 @@
-"""Stage-by-stage comparison of an adapter with golden data: `python -m tests.parity videollama2 DIR` (or video_salmonn2).
+"""Stage-by-stage comparison with golden data: `python -m tests.parity videollama2 DIR` (or video_salmonn2) for an adapter,
+`python -m tests.parity methods DIR` for every pruning method that has a recording in DIR.
 
 Prints, per case and stage, the maximum absolute difference and its tolerance, then the greedy ids. Exit code 1 on any
 excess or when DIR holds none of the model's sets, 0 otherwise. A set that is incomplete, cut or refused by the adapter is an
@@ -22,7 +23,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (0, 1)]  # the
 
 from fastav.errors import UserError  # noqa: E402  (found by the line above)
 
-MODELS = {"videollama2": "parity_videollama2", "video_salmonn2": "parity_video_salmonn2"}
+MODELS = {"videollama2": "parity_videollama2", "video_salmonn2": "parity_video_salmonn2", "methods": "parity_methods"}
 INCOMPLETE = (UserError, KeyError, OSError, ValueError, SafetensorError, LibsndfileError)  # what a broken folder raises
 
 

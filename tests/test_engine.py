@@ -33,6 +33,15 @@ METHODS = [
     "diverse:start=2,keep=0.3,mix=0.5",
     "diverse:start=0,keep=0.4",
     "fastav:p=30,fine=lookahead,rule=all,start=2",
+    "fastv",
+    "fastv:start=3,video=0.3,audio=0.7,weights=own",
+    "fastv:start=1,audio=0",
+    "vtw",
+    "vtw:start=1",
+    "evs:keep=0.5",
+    "vidcom2:keep=0.4",
+    "pyramiddrop",
+    "pyramiddrop:first=0.8,second=0.55,third=0",
 ]
 
 

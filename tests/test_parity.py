@@ -5,7 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from parity import Report, main
+from parity_methods import METHODS
+from parity_methods import compare as compare_methods
 from parity_video_salmonn2 import compare as compare_salmonn
 from parity_videollama2 import compare as compare_llama
 from safetensors.torch import load_file, save_file
@@ -200,10 +203,39 @@ def test_changed_numbers_at_real_size_are_named(tmp_path):
     assert stages(compare_salmonn, folder) == {"elements", "10.0, tokens", "7"}
 
 
+# --- pruning methods
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    return shutil.copytree(GOLDEN / "methods", tmp_path / "methods")
+
+
+def test_one_changed_position_of_any_case_of_a_method_is_named(recorded):
+    """The last position that stays, or the last of all, as a recording has positions or a mask."""
+
+    def change(tensors):
+        for name, tensor in tensors.items():
+            if name.endswith(".keep"):
+                tensor[-1] = ~tensor[-1] if tensor.dtype == torch.bool else tensor[-1] + 1
+
+    for name in METHODS:
+        edit_tensors(recorded / f"{name}.safetensors", change)
+        cases = json.loads((recorded / f"{name}.json").read_text())["cases"]
+        compare_methods(recorded, report := Report(quiet=True), [name])
+        assert [line[:24].strip() for line in report.failures] == [f"{name} {case['name']}" for case in cases]
+
+
+def test_a_removed_tensor_of_a_method_is_named(recorded):
+    edit_tensors(recorded / "fastv.safetensors", lambda tensors: tensors.pop("om.kind"))
+    compare_methods(recorded, report := Report(quiet=True))
+    assert "om.kind" in report.failures[0] and all("fastv" in line for line in report.failures)
+
+
 # --- the command line
 
 
-@pytest.mark.parametrize("model", ["videollama2", "video_salmonn2"])
+@pytest.mark.parametrize("model", ["videollama2", "video_salmonn2", "methods"])
 def test_an_empty_folder_fails(model, tmp_path, capsys):
     assert main([model, str(tmp_path)]) == 1
     assert "holds none of the sets" in capsys.readouterr().out

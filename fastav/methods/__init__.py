@@ -6,15 +6,22 @@ from fastav.errors import UserError
 from fastav.methods.cut import Cut, Method, lengths
 from fastav.methods.diverse import Diverse
 from fastav.methods.divprune import DivPrune
+from fastav.methods.evs import EVS
 from fastav.methods.fastav import FastAV
+from fastav.methods.fastv import FastV
+from fastav.methods.pyramiddrop import PyramidDrop
 from fastav.methods.random import Random
 from fastav.methods.setting import Setting, settings
 from fastav.methods.stride import Stride
 from fastav.methods.text import build
 from fastav.methods.trim import Trim, parts
 from fastav.methods.vanilla import Vanilla
+from fastav.methods.vidcom2 import VidCom2
+from fastav.methods.vtw import VTW
 
-METHODS = {kind.name: kind for kind in (FastAV, Diverse, Stride, Random, DivPrune, Vanilla)}
+METHODS = {
+    kind.name: kind for kind in (FastAV, Diverse, FastV, VTW, PyramidDrop, EVS, VidCom2, DivPrune, Stride, Random, Vanilla)
+}
 
 __all__ = ["METHODS", "Cut", "FastAV", "Method", "Setting", "Trim", "Vanilla", "kind", "lengths", "parse", "parts", "settings"]
 

@@ -102,10 +102,8 @@ class OneCut(Method):
 
     def cuts(self, layout: TokenLayout, n_layers: int) -> dict[int, tuple[Cut, ...]]:
         free, before = candidates(layout), self.fit(n_layers).start - 1
-        pads = layout.kind == PAD
-        n_removed = int(free.sum()) - self.n_kept(layout)
-        stages = (Cut(n_removed, free, self.score(layout)), Cut(int(pads.sum()), pads, Known(np.zeros(len(layout), np.float32))))
-        return {before: tuple(cut for cut in stages if cut.n_removed)} if n_removed else {}
+        cuts = first_cuts(layout, Cut(int(free.sum()) - self.n_kept(layout), free, self.score(layout)))
+        return {before: cuts} if cuts else {}
 
 
 def candidates(layout: TokenLayout) -> np.ndarray:
@@ -113,6 +111,13 @@ def candidates(layout: TokenLayout) -> np.ndarray:
     free = layout.media.copy()
     free[-1] = False
     return free
+
+
+def first_cuts(layout: TokenLayout, *cuts: Cut) -> tuple[Cut, ...]:
+    """The cuts of the first layer that has any: those of `cuts` that remove something, then left padding. () if none does."""
+    pads = layout.kind == PAD
+    cuts = tuple(cut for cut in cuts if cut.n_removed)
+    return (*cuts, Cut(int(pads.sum()), pads, Known(np.zeros(len(layout), np.float32)))) if cuts and pads.any() else cuts
 
 
 def lengths(method: Method, layout: TokenLayout, n_layers: int) -> list[int]:
