@@ -1,8 +1,9 @@
-"""Stage-by-stage comparison of an adapter with golden data: `python -m tests.parity videollama2 DIR` (or video_salmonn2).
+"""Stage-by-stage comparison of an adapter with golden data: `python -m tests.parity videollama2 DIR` (or video_salmonn2). With
+`methods` instead, the pruning methods that have a recording in DIR.
 
 Prints, per case and stage, the maximum absolute difference and its tolerance, then the greedy ids. Exit code 1 on any
-excess or when DIR holds none of the model's sets, 0 otherwise. A set that is incomplete, cut or refused by the adapter is an
-excess as well. Which sets a folder may hold: see the module of each model.
+excess or when DIR holds none of the sets, 0 otherwise. A set that is incomplete, cut or refused by the adapter is an
+excess as well. Which sets a folder may hold: see the module of each.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (0, 1)]  # the
 
 from fastav.errors import UserError  # noqa: E402  (found by the line above)
 
-MODELS = {"videollama2": "parity_videollama2", "video_salmonn2": "parity_video_salmonn2"}
+RECORDED = {"videollama2": "parity_videollama2", "video_salmonn2": "parity_video_salmonn2", "methods": "parity_methods"}
 INCOMPLETE = (UserError, KeyError, OSError, ValueError, SafetensorError, LibsndfileError)  # what a broken folder raises
 
 
@@ -82,16 +83,16 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.parity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", choices=MODELS)
+    parser.add_argument("recorded", choices=RECORDED, metavar="|".join(RECORDED))
     parser.add_argument("folder", type=Path, metavar="DIR")
     options = parser.parse_args(arguments)
     if not options.folder.is_dir():
         parser.error(f"{options.folder} is not a folder")
     report = Report()
     with report.reading(str(options.folder)):
-        import_module(MODELS[options.model]).compare(options.folder, report)
+        import_module(RECORDED[options.recorded]).compare(options.folder, report)
     if not report.n_sets and not report.failures:
-        print(f"{options.folder} holds none of the sets of {options.model}")
+        print(f"{options.folder} holds none of the sets of {options.recorded}")
         return 1
     print(f"{len(report.lines)} comparisons in {report.n_sets} sets, {len(report.failures)} in excess")
     for line in report.failures:

@@ -7,13 +7,14 @@ from fastav.methods.cut import Cut, Method, lengths
 from fastav.methods.divprune import DivPrune
 from fastav.methods.fastav import FastAV
 from fastav.methods.random import Random
+from fastav.methods.seats import SEATS
 from fastav.methods.setting import Setting, settings
 from fastav.methods.stride import Stride
 from fastav.methods.text import build
 from fastav.methods.trim import Trim, parts
 from fastav.methods.vanilla import Vanilla
 
-METHODS = {kind.name: kind for kind in (FastAV, Stride, Random, DivPrune, Vanilla)}
+METHODS = {kind.name: kind for kind in (FastAV, Stride, Random, DivPrune, SEATS, Vanilla)}
 
 __all__ = ["METHODS", "Cut", "FastAV", "Method", "Setting", "Trim", "Vanilla", "kind", "lengths", "parse", "parts", "settings"]
 
