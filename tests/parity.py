@@ -63,8 +63,8 @@ class Report:
             reason = f"{error} is missing" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
             self._add(False, f"{name:<24} not compared to the end: {reason}")
 
-    def missing(self, name: str) -> None:
-        self._say(f"set {name}: not in this folder, not compared")
+    def missing(self, name: str, why: str = "not in this folder") -> None:
+        self._say(f"set {name}: {why}, not compared")
 
     @property
     def failures(self) -> list[str]:

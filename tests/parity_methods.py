@@ -16,7 +16,7 @@ from parity import Report
 from safetensors.torch import load_file
 
 from fastav.layout import AUDIO, VIDEO, TokenLayout
-from fastav.methods import divprune, seats
+from fastav.methods import divprune, omnizip, seats
 from fastav.methods.scores import best_of_groups
 from fastav.methods.windows import runs
 
@@ -39,6 +39,27 @@ def compare_divprune(told: dict, tensors: dict, report: Report) -> None:
         features = given["features"]
         picked = divprune.farthest(features, round(case["settings"]["keep_ratio"] * len(features)))
         report.same(case["name"], "picked, in order", picked.tolist(), given["picked"].tolist())
+
+
+def compare_omnizip(told: dict, tensors: dict, report: Report) -> None:
+    """Windows are the recording's runs, also in `one_chunk`, which time windows would divide."""
+    for case in told["cases"]:
+        given, settings, name = Given(tensors, case["name"]), case["settings"], case["name"]
+        constants = [settings[each] for each in ("contextual_ratio", "k", "rho_min", "rho_max")]
+        report.same(name, "constants", [omnizip.ANCHORS, omnizip.NEIGHBOURS, omnizip.LEAST, omnizip.MOST], constants)
+        layout, importance = layout_of_kinds(given["kind"]), np.zeros(len(given["kind"]), np.float32)
+        video, audio = (layout.kind == kind for kind in (VIDEO, AUDIO))
+        layout.step[video] = np.arange(video.sum()) // settings["tokens_per_grid"]
+        importance[audio] = given["audio_attention"].numpy()
+        layout = layout.with_facts(importance=importance)
+        method = omnizip.OmniZip(settings["rho_audio"], settings["rho_video"], settings["g"])
+        chosen = method.choose(layout, runs(layout))
+        report.close(name, "rates", chosen.rates[: len(given["rates"])], given["rates"], 1e-6)
+        values, rows = chosen.compute(layout, given["embeds"])
+        report.same(name, "tokens that enter", _at((values > 0) | ~torch.from_numpy(layout.media)), _at(given["keep"]))
+        report.same(name, "number of tokens that enter", chosen.n_kept, int(given["keep"][layout.media].sum()))
+        report.same(name, "rows replaced", _at((rows != given["embeds"]).any(1)), given["anchors"].tolist())
+        report.close(name, "merged anchors", rows[given["anchors"]], given["merged"], 1e-5)
 
 
 def compare_seats(told: dict, tensors: dict, report: Report) -> None:
@@ -85,17 +106,22 @@ def _at(mask: torch.Tensor) -> list[int]:
 
 COMPARED: dict[str, Callable[[dict, dict, Report], None]] = {
     "divprune": compare_divprune,
+    "omnizip": compare_omnizip,
     "seats": compare_seats,
 }
+
+
+def recording(path: Path) -> tuple[dict, dict]:
+    """(what the JSON tells, the tensors beside it)."""
+    return json.loads(path.read_text()), load_file(path.with_suffix(".safetensors"))
 
 
 def compare(folder: Path, report: Report) -> None:
     for path in sorted(folder.glob("*.json")):
         with report.reading(path.stem):
-            told = json.loads(path.read_text())
-            method = told["method"]
-            if method not in COMPARED:
-                report.missing(method)
-                continue
-            report.found(method)
-            COMPARED[method](told, load_file(path.with_suffix(".safetensors")), report)
+            told, tensors = recording(path)
+            if told["method"] in COMPARED:
+                report.found(told["method"])
+                COMPARED[told["method"]](told, tensors, report)
+            else:
+                report.missing(told["method"], "of a method that is not here")

@@ -30,6 +30,8 @@ METHODS = [
     "random:start=0,keep=0.5",
     "divprune:keep=0.3",
     "divprune:start=2,keep=0.4",
+    "omnizip",
+    "omnizip:remove_audio=0.8,remove_video=0.3,merge=9",
     "seats",
     "seats:keep_video=0.1,keep_audio=0.2",
 ]

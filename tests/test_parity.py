@@ -5,7 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from parity import Report, main
+from parity_methods import COMPARED
+from parity_methods import compare as compare_methods
 from parity_video_salmonn2 import compare as compare_salmonn
 from parity_videollama2 import compare as compare_llama
 from safetensors.torch import load_file, save_file
@@ -200,10 +203,39 @@ def test_changed_numbers_at_real_size_are_named(tmp_path):
     assert stages(compare_salmonn, folder) == {"elements", "10.0, tokens", "7"}
 
 
+# --- methods
+
+
+@pytest.mark.parametrize("method", COMPARED)
+def test_one_changed_choice_of_any_case_is_named(method, tmp_path):
+    """Of what the reference code chose, the last: a flag, an index or a number."""
+    for suffix in (".json", ".safetensors"):
+        shutil.copy(GOLDEN / "methods" / f"{method}{suffix}", tmp_path)
+    assert stages(compare_methods, tmp_path) == set()
+    outcomes = ("picked", "keep", "budgets", "rates", "merged", "anchors")
+
+    def change(tensors):
+        for name in [name for name in tensors if name.endswith(outcomes)]:
+            flat = tensors[name].view(-1)
+            flat[-1] = ~flat[-1] if flat.dtype == torch.bool else flat[-1] + 1
+
+    edit_tensors(tmp_path / f"{method}.safetensors", change)
+    compare_methods(tmp_path, report := Report(quiet=True))
+    cases = {case["name"] for case in json.loads((tmp_path / f"{method}.json").read_text())["cases"]}
+    assert {line.split()[0] for line in report.failures} == cases
+
+
+def test_a_method_that_nobody_compares_is_told_apart(tmp_path, capsys):
+    (tmp_path / "other.json").write_text(json.dumps({"method": "other", "cases": []}))
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    assert main(["methods", str(tmp_path)]) == 1
+    assert "set other: of a method that is not here, not compared" in capsys.readouterr().out
+
+
 # --- the command line
 
 
-@pytest.mark.parametrize("model", ["videollama2", "video_salmonn2"])
+@pytest.mark.parametrize("model", ["videollama2", "video_salmonn2", "methods"])
 def test_an_empty_folder_fails(model, tmp_path, capsys):
     assert main([model, str(tmp_path)]) == 1
     assert "holds none of the sets" in capsys.readouterr().out

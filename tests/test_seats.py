@@ -10,7 +10,7 @@ import torch
 from conftest import greedy, holding, prompt, random_qwen2, rotary
 from masked import _by_budgets, masked_run
 from parity import Report
-from parity_methods import compare
+from parity_methods import COMPARED, recording
 from test_engine import _ARMED, _forbidden
 from transformers import Qwen2Config
 
@@ -32,10 +32,9 @@ INTERLEAVED = TokenLayout.of(("text", 5), *TURNS * 3, ("video", 6, 1), ("audio",
 
 
 def test_the_reference_codes_choices():
-    """The compared cases are all of the file."""
-    compare(GOLDEN, report := Report(quiet=True))
-    assert report.failures == []
-    assert sum(" s1_" in f" {line}" or " s2_" in f" {line}" for _, line in report.lines) == 3 + 2 * 4 + 1
+    """Four schedules, three entries, four windowed drops with their budgets and one without."""
+    COMPARED["seats"](*recording(GOLDEN / "seats.json"), report := Report(quiet=True))
+    assert report.failures == [] and len(report.lines) == 3 * 4 + 3 + 2 * 4 + 1
 
 
 def test_the_schedule_of_48_layers_is_the_published_one():

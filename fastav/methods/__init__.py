@@ -6,6 +6,7 @@ from fastav.errors import UserError
 from fastav.methods.cut import Cut, Method, lengths
 from fastav.methods.divprune import DivPrune
 from fastav.methods.fastav import FastAV
+from fastav.methods.omnizip import OmniZip
 from fastav.methods.random import Random
 from fastav.methods.seats import SEATS
 from fastav.methods.setting import Setting, settings
@@ -14,7 +15,7 @@ from fastav.methods.text import build
 from fastav.methods.trim import Trim, parts
 from fastav.methods.vanilla import Vanilla
 
-METHODS = {kind.name: kind for kind in (FastAV, Stride, Random, DivPrune, SEATS, Vanilla)}
+METHODS = {kind.name: kind for kind in (FastAV, Stride, Random, DivPrune, OmniZip, SEATS, Vanilla)}
 
 __all__ = ["METHODS", "Cut", "FastAV", "Method", "Setting", "Trim", "Vanilla", "kind", "lengths", "parse", "parts", "settings"]
 
