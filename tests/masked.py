@@ -5,6 +5,8 @@ matters. Which tokens are removed is decided here once more, in plain Python, fr
 one row (batch size 1). Imports nothing of what it judges: scores are known by the names of their classes.
 """
 
+import math
+
 import torch
 
 BEFORE = -1  # the layer after which cuts before layer 0 are said to come
@@ -91,4 +93,35 @@ def _values(score, present, maps):
                 members = sorted((p for p in present if score.group[p] == group), key=lambda p: (-float(inner[p]), p))
                 values |= {p: float(place < n_kept) for place, p in enumerate(members)}
             return values
+        case "Budgets":
+            return _by_budgets(score, _values(score.score, present, maps), present)
     raise AssertionError(f"no oracle for {score}")
+
+
+def _by_budgets(score, values, present):
+    """SEATS' rule for its windows, one step of it at a time: original position -> its value, 1 more where it is chosen."""
+    members = [[[p for p in present if score.group[p] == 2 * w + k] for k in (0, 1)] for w in range(score.n_windows)]
+    sizes = [[len(each) for each in pair] for pair in members]
+    means = [[sum(float(values[p]) for p in each) / max(len(each), 1) for each in pair] for pair in members]
+    total = [sum(math.exp(pair[k] / 0.1) for pair in means) for k in (0, 1)]
+    weight = [[math.exp(pair[k] / 0.1) / total[k] for k in (0, 1)] for pair in means]
+    k_video, k_audio = score.n_video, score.n_audio
+    budget = [min(max(round((k_video + k_audio) * sum(w) / 2), 1), sum(n)) for w, n in zip(weight, sizes, strict=True)]
+    while sum(budget) > k_video + k_audio:
+        budget[budget.index(max(budget))] -= 1
+    while sum(budget) < k_video + k_audio:
+        room = [b for b, n in zip(budget, sizes, strict=True) if b < sum(n)]
+        budget[next(i for i, b in enumerate(budget) if b == min(room) and b < sum(sizes[i]))] += 1
+    result = {p: float(values[p]) for p in present}
+    for b, w, n, pair in zip(budget, weight, sizes, members, strict=True):
+        video = min(round(b * w[0] * k_video / (w[0] * k_video + w[1] * k_audio)), n[0])
+        audio = min(b - video, n[1])
+        video += min(b - video - audio, n[0] - video)
+        if n[0] and not video:
+            video, audio = 1, audio - (audio > 1)
+        if n[1] and not audio:
+            audio, video = 1, video - (video > 1)
+        for each, count in zip(pair, (video, audio), strict=True):
+            for p in sorted(each, key=lambda p: (-float(values[p]), p))[:count]:
+                result[p] += 1
+    return result

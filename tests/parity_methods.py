@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from parity_windows import omnizip_case, seats_case, seats_schedule
 from safetensors.torch import load_file
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
@@ -43,7 +44,10 @@ def compare(folder: Path, report, names=()) -> None:
         report.found(name)
         with report.reading(name):
             tensors = load_file(files[0])
-            for case in json.loads(files[1].read_text())["cases"]:
+            told = json.loads(files[1].read_text())
+            if name == "seats":
+                seats_schedule(told, report)
+            for case in told["cases"]:
                 label, listed = f"{name} {case['name']}", case["tensors"]
                 different = [key for key in listed if key not in tensors or list(tensors[key].shape) != listed[key]["shape"]]
                 report.same(label, "tensors missing or not as listed", different, [])
@@ -163,7 +167,9 @@ METHODS = {
     "divprune": _divprune,
     "evs": _evs,
     "fastv": _fastv,
+    "omnizip": omnizip_case,
     "pyramiddrop": _pyramiddrop,
+    "seats": seats_case,
     "vidcom2": _vidcom2,
     "vtw": _vtw,
 }

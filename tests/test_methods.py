@@ -198,7 +198,7 @@ except Exception as error:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("fastvv", "unknown method 'fastvv'; allowed: diverse, divprune, "),
+        ("fastvv", f"unknown method 'fastvv'; allowed: {', '.join(sorted(METHODS))}, and trim"),
         ("fastav:q=1", "unknown setting 'q=1' of fastav; allowed: start=, p="),
         ("fastav:p=high", "p must be a whole number, got 'high'"),
         ("fastav:p=-", "p must be a whole number, got '-'; allowed: 1 to 18 digits"),

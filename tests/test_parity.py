@@ -232,6 +232,24 @@ def test_a_removed_tensor_of_a_method_is_named(recorded):
     assert "om.kind" in report.failures[0] and all("fastv" in line for line in report.failures)
 
 
+@pytest.mark.parametrize("method", ["omnizip", "seats"])
+def test_one_changed_choice_of_any_case_is_named(method, tmp_path):
+    """Of what the reference code chose, the last: a flag, an index or a number."""
+    for suffix in (".json", ".safetensors"):
+        shutil.copy(GOLDEN / "methods" / f"{method}{suffix}", tmp_path)
+    outcomes = ("picked", "keep", "budgets", "rates", "merged", "anchors")
+
+    def change(tensors):
+        for name in [name for name in tensors if name.endswith(outcomes)]:
+            flat = tensors[name].view(-1)
+            flat[-1] = ~flat[-1] if flat.dtype == torch.bool else flat[-1] + 1
+
+    edit_tensors(tmp_path / f"{method}.safetensors", change)
+    compare_methods(tmp_path, report := Report(quiet=True), [method])
+    cases = {f"{method} {case['name']}" for case in json.loads((tmp_path / f"{method}.json").read_text())["cases"]}
+    assert {line[:24].strip() for line in report.failures} == cases
+
+
 # --- the command line
 
 

@@ -9,8 +9,10 @@ from fastav.methods.divprune import DivPrune
 from fastav.methods.evs import EVS
 from fastav.methods.fastav import FastAV
 from fastav.methods.fastv import FastV
+from fastav.methods.omnizip import OmniZip
 from fastav.methods.pyramiddrop import PyramidDrop
 from fastav.methods.random import Random
+from fastav.methods.seats import SEATS
 from fastav.methods.setting import Setting, settings
 from fastav.methods.stride import Stride
 from fastav.methods.text import build
@@ -20,7 +22,8 @@ from fastav.methods.vidcom2 import VidCom2
 from fastav.methods.vtw import VTW
 
 METHODS = {
-    kind.name: kind for kind in (FastAV, Diverse, FastV, VTW, PyramidDrop, EVS, VidCom2, DivPrune, Stride, Random, Vanilla)
+    kind.name: kind
+    for kind in (FastAV, Diverse, FastV, SEATS, OmniZip, PyramidDrop, VTW, EVS, VidCom2, DivPrune, Stride, Random, Vanilla)
 }
 
 __all__ = ["METHODS", "Cut", "FastAV", "Method", "Setting", "Trim", "Vanilla", "kind", "lengths", "parse", "parts", "settings"]

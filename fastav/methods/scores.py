@@ -94,16 +94,20 @@ class BestOfGroups:
     n_kept: np.ndarray
 
     def values(self, seen: Seen):
-        import torch
-
         score = self.score.values(seen)
-        group = _at(self.group, seen.positions).expand(score.shape)
-        best = score.argsort(dim=-1, descending=True, stable=True)
-        order = best.gather(-1, group.gather(-1, best).argsort(dim=-1, stable=True))  # by group, and from the best down inside it
-        grouped = group.gather(-1, order)
-        place = torch.arange(score.shape[-1], device=score.device) - torch.searchsorted(grouped, grouped)
-        chosen = (place < _at(self.n_kept, grouped)).to(score.dtype)
-        return torch.empty_like(score).scatter(-1, order, chosen)
+        return best_of_groups(score, _at(self.group, seen.positions).expand(score.shape), self.n_kept)
+
+
+def best_of_groups(score, group, n_kept):
+    """[B, n]: 1 for the n_kept [R, G] best of each group, of equals the first, 0 for the others; score and group [B, n]."""
+    import torch
+
+    best = score.argsort(dim=-1, descending=True, stable=True)
+    order = best.gather(-1, group.gather(-1, best).argsort(dim=-1, stable=True))  # by group, and from the best down inside it
+    grouped = group.gather(-1, order)
+    place = torch.arange(score.shape[-1], device=score.device) - torch.searchsorted(grouped, grouped)
+    chosen = (place < _at(n_kept, grouped)).to(score.dtype)
+    return torch.empty_like(score).scatter(-1, order, chosen)
 
 
 def _at(values, index):
