@@ -56,10 +56,14 @@ class PrunedCache(DynamicCache):
         cuts = [method.cuts(layout, n_layers) for layout, method in zip(self.layouts, methods, strict=True)]
         if any(cuts):
             refuse_unfit_layers(config, self.layers, min(layer for each in cuts for layer in each))
-        lengths = [lengths_of(each, len(layout), n_layers) for each, layout in zip(cuts, self.layouts, strict=True)]
-        if any(each != lengths[0] for each in lengths):
-            raise UserError("the rows of this batch keep unlike numbers of tokens; batch only rows that keep equally many")
-        self._config, self._method, self.lengths = config, " and ".join(dict.fromkeys(map(str, methods))), lengths[0]
+        leave = [{layer: [cut.n_removed for cut in stage] for layer, stage in each.items()} for each in cuts]
+        if any(len(layout) != self.n_tokens for layout in self.layouts) or any(each != leave[0] for each in leave):
+            raise UserError(
+                "the rows of this batch keep unlike numbers of tokens; "
+                "batch only rows of equal length of which equally many leave at each cut"
+            )
+        self._config, self._method = config, " and ".join(dict.fromkeys(map(str, methods)))
+        self.lengths = lengths_of(cuts[0], self.n_tokens, n_layers)
         self.positions: list[torch.Tensor | None] = [None] * n_layers
         self._selections = selections_of(cuts, self.n_tokens)
         pad = torch.from_numpy(np.stack([layout.kind == PAD for layout in self.layouts]))

@@ -1,17 +1,20 @@
 """Methods of other papers. Oracle: recordings of their reference code, arithmetic by hand, plain set rules.
 
-What they do to a model is test_engine.py's matter."""
+What they do to a model is test_engine.py's matter, but for what left padding does.
+"""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import greedy, holding, prompt, random_qwen2
 from parity import Report
 from parity_methods import METHODS as RECORDED
 from parity_methods import compare, kept
 from transformers import Qwen2Config
 
+import fastav
 from fastav.errors import UserError
 from fastav.flops import paper_flops
 from fastav.layout import VIDEO, TokenLayout
@@ -71,6 +74,24 @@ def test_flops_by_the_papers_formula(text, of_llama2, of_omni):
     for layout, percent in ((LLAMA2, of_llama2), (OMNI, of_omni)):
         share = paper_flops(lengths(parse(text, 28), layout, 28), QWEN_7B) / paper_flops([len(layout)] * 28, QWEN_7B)
         assert round(100 * share, 1) == percent
+
+
+@pytest.mark.parametrize("text", ["fastv", "fastv:start=1,weights=own", "vtw", "pyramiddrop", "evs:keep=0.5", "vidcom2:keep=0.4"])
+def test_a_left_padded_row_answers_as_without_padding(layout, text):
+    """Oracle: the same prompt alone. The padding leaves with the first cut."""
+    model, method, pads = random_qwen2("sdpa"), parse(text), 3
+    fastav.install(model)
+    ids = prompt(model)
+    alone = fastav.PrunedCache(model.config, layout, method)
+    want, _ = greedy(model, input_ids=ids, **holding(model, alone))
+    padded = TokenLayout.of(("pad", pads), ("text", 5), ("video", 24, 4), ("audio", 30), ("text", 7))
+    cache = fastav.PrunedCache(model.config, padded, method)
+    mask = torch.cat([torch.zeros(1, pads, dtype=torch.long), torch.ones_like(ids)], 1)
+    ids = torch.cat([torch.zeros(1, pads, dtype=torch.long), ids], 1)
+    got, _ = greedy(model, input_ids=ids, attention_mask=mask, **holding(model, cache))
+    assert got == want
+    for now, before in zip(cache.kept(), alone.kept(), strict=True):
+        assert now == ([*range(pads)] if len(before) == 66 else []) + [position + pads for position in before]
 
 
 # --- FastV

@@ -113,7 +113,9 @@ def test_the_cache_goes_on_reporting_the_original_length(model, layout):
     assert cache.layers[0].keys.shape[-2] == cache.lengths[0] + 2 == 12 + 11 + 2
 
 
-@pytest.mark.parametrize("text", ["fastav:rule=random,p=30", "fastav:rule=low-attentive", "divprune:keep=0.4", "stride:start=0"])
+@pytest.mark.parametrize(
+    "text", ["fastav:rule=random,p=30", "fastav:rule=low-attentive", "divprune:keep=0.4", "stride:start=0", "pyramiddrop"]
+)
 def test_rows_with_layouts_of_their_own_answer_as_each_alone(model, text):
     """Two clips of equal length whose streams are divided otherwise. Oracle: each row without the other."""
     fastav.install(model)
@@ -148,10 +150,13 @@ def test_rows_may_have_methods_of_their_own(model, layout):
 
 def test_rows_that_cannot_share_a_batch_are_refused(model, layout):
     other = TokenLayout.of(("text", 5), ("video", 20, 4), ("audio", 34), ("text", 7))
+    mute = TokenLayout.of(("text", 5), ("video", 54, 9), ("text", 7))
     for layouts, methods, said in (
         ([layout, other], [FastAV(), FastAV()], "keep unlike numbers of tokens"),
         ([layout, layout], [FastAV(rule="random"), FastAV(rule="low-attentive")], "rank by unlike scores"),
         ([layout, layout], [FastAV(p=0), parse("stride")], "keep unlike numbers of tokens"),
+        ([layout, other], [parse("fastv")] * 2, "keep unlike numbers of tokens"),  # 27 leave: 12 + 15 and 10 + 17
+        ([layout, mute], [parse("fastv")] * 2, "keep unlike numbers of tokens"),  # and 27 at once
     ):
         with pytest.raises(UserError, match=said):
             fastav.PrunedCache(model.config, layouts, methods)

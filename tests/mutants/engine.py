@@ -276,4 +276,11 @@ MUTANTS = [
         "seen = np.maximum.accumulate(step) + 1",
         "tests/test_layout.py::test_layout_of_reads_ids_pads_and_grids",
     ),
+    Mutant(
+        "rows of which unlike numbers leave share a batch",
+        "fastav/engine.py",
+        "any(each != leave[0] for each in leave)",
+        "any(each.keys() != leave[0].keys() for each in leave)",
+        "tests/test_scores.py::test_rows_that_cannot_share_a_batch_are_refused",
+    ),
 ]
