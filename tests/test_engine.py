@@ -31,7 +31,7 @@ METHODS = [
     "divprune:keep=0.3",
     "divprune:start=2,keep=0.4",
     "omnizip",
-    "omnizip:remove_audio=0.8,remove_video=0.3,merge=9",
+    "omnizip:keep_audio=0.2,keep_video=0.7,merge=9",
     "seats",
     "seats:keep_video=0.1,keep_audio=0.2",
 ]
