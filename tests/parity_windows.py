@@ -25,7 +25,7 @@ def omnizip_case(name: str, settings: dict, given: dict, report) -> None:
     layout.step[video] = np.arange(video.sum()) // settings["tokens_per_grid"]
     importance[audio] = given["audio_attention"].numpy()
     layout = layout.with_facts(importance=importance)
-    method = omnizip.OmniZip(settings["rho_audio"], settings["rho_video"], settings["g"])
+    method = omnizip.OmniZip(1 - settings["rho_audio"], 1 - settings["rho_video"], settings["g"])
     chosen = method.choose(layout, runs(layout))
     report.close(name, "rates", chosen.rates[: len(given["rates"])], given["rates"], 1e-6)
     values, rows = chosen.compute(layout, given["embeds"])

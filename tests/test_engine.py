@@ -43,7 +43,7 @@ METHODS = [
     "pyramiddrop",
     "pyramiddrop:first=0.8,second=0.55,third=0",
     "omnizip",
-    "omnizip:remove_audio=0.8,remove_video=0.3,merge=9",
+    "omnizip:keep_audio=0.2,keep_video=0.7,merge=9",
     "seats",
     "seats:keep_video=0.1,keep_audio=0.2",
 ]

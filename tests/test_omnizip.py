@@ -95,9 +95,9 @@ def test_flops_are_the_published_ones_but_for_whole_tokens_and_two_windows(layou
     and the largest b keep theirs: two of VideoLLaMA2's four, which then cannot reach .7.
     """
     config = Qwen2Config(hidden_size=3584, intermediate_size=18944)
-    for (audio, video), want in zip(((0.3, 0.6), (0.4, 0.7)), published, strict=True):
-        whole = n[2] + (1 - video) * n[0] + (1.05 - audio) * n[1]
-        got = lengths(parse(f"omnizip:remove_audio={audio},remove_video={video}"), layout, 28)
+    for (audio, video), want in zip(((0.7, 0.4), (0.6, 0.3)), published, strict=True):
+        whole = n[2] + video * n[0] + (audio + 0.05) * n[1]
+        got = lengths(parse(f"omnizip:keep_audio={audio},keep_video={video}"), layout, 28)
         percent = [100 * paper_flops(each, config) / paper_flops([sum(n)] * 28, config) for each in ([whole] * 28, got)]
         assert abs(percent[0] - want) <= 0.1
         assert abs(percent[1] - percent[0]) <= apart
@@ -138,7 +138,7 @@ def test_merging_equals_the_slow_rule():
 
 def test_merged_rows_enter_the_decoder():
     """Oracle: the masked run on the rows that the method gives; the anchors' differ from the embeddings, no others do."""
-    model, method = random_qwen2(), parse("omnizip:remove_audio=0.5")
+    model, method = random_qwen2(), parse("omnizip:keep_audio=0.5")
     same(*both(model, INTERLEAVED, method, ids := prompt(model, len(INTERLEAVED))))
     embeds = model.get_input_embeddings()(ids)[0]
     (cut,) = method.cuts(INTERLEAVED, 6)[BEFORE]
@@ -153,7 +153,7 @@ def test_every_second_frame_keeps_what_differs_from_the_frame_before():
     features = torch.randn(38, 6, generator=torch.Generator().manual_seed(1))
     features[9:17] = features[1:9]
     features[9:11] *= -1
-    values, _ = OmniZip(remove_audio=0, merge=0).choose(layout, windows(layout)).compute(layout, features)
+    values, _ = OmniZip(keep_audio=1, merge=0).choose(layout, windows(layout)).compute(layout, features)
     kept = np.flatnonzero(values[1:17])
     assert {8, 9} <= {*kept.tolist()} and (kept < 8).sum() == (kept >= 8).sum() == int(8 * 0.65)
 

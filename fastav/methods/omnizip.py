@@ -23,10 +23,11 @@ _BLOCK = 64  # frames, or audio tokens, whose distances are held at a time
 class OmniZip(Method):
     """Sound says how much of each stretch of picture stays, and sound that leaves is merged into anchors, before the decoder.
 
+    rho_a, rho_v are the shares that leave, 1 - keep_audio and 1 - keep_video: .3 and .6, or .4 and .7 in the paper.
     Audio: round((1 - rho_a) N_a) tokens stay, the most attended in their encoder. Of the others R, m = min(round(.05 N_a), |R|)
-    anchors R[0], R[s], ... with s = floor(|R| / m) stay too. Each token left goes to its most similar anchor; the G of an anchor
-    that are most similar to any video token are averaged with weights softmax(similarity), and the anchor becomes the mean of
-    itself and that average.
+    anchors R[0], R[s], ... with s = floor(|R| / m) stay too. Each token left goes to its most similar anchor; of an anchor's, the
+    `merge` that are most similar to any video token are averaged with weights softmax(similarity), and the anchor becomes the
+    mean of itself and that average.
     Video: of window i leaves b_i = .75 - .4 S_i, S_i being the share of its audio that stays. With more than two such windows,
     all but the first smallest and the first largest b are scaled, then shifted, within .35 and .75, so that rho_v of their video
     leaves in all; rho_v leaves where there is no audio. Of n tokens of a frame (one time step) floor(n (1 - b)) stay. In a run's
@@ -46,8 +47,8 @@ class OmniZip(Method):
 
     name = "omnizip"
 
-    remove_audio: float = setting(0.3, "share of the audio tokens that leaves, but for anchors (.05 of all)", low=0, high=1)
-    remove_video: float = setting(0.6, "share of the video tokens that leaves", low=0, high=1)
+    keep_audio: float = setting(0.7, "share of the audio tokens that stays, apart from anchors (.05 of all)", low=0, high=1)
+    keep_video: float = setting(0.4, "share of the video tokens that stays", low=0, high=1)
     merge: int = setting(3, "audio tokens merged into each anchor; 0: there are no anchors", low=0)
 
     def cuts(self, layout: TokenLayout, n_layers: int) -> dict[int, tuple[Cut, ...]]:
@@ -65,7 +66,7 @@ class OmniZip(Method):
     def choose(self, layout: TokenLayout, window: np.ndarray) -> Choice:
         """What follows from the layout and the window int64 [N] of each token, -1 for tokens that stay."""
         audio, video = (np.flatnonzero((window >= 0) & (layout.kind == kind)) for kind in (AUDIO, VIDEO))
-        dominant = _dominant(audio, layout.importance, round((1 - self.remove_audio) * len(audio)))
+        dominant = _dominant(audio, layout.importance, round(self.keep_audio * len(audio)))
         others = np.setdiff1d(audio, dominant)
         n_anchors = min(round(ANCHORS * len(audio)), len(others)) if self.merge else 0
         anchors = others[: n_anchors * (len(others) // max(n_anchors, 1)) : len(others) // max(n_anchors, 1) or 1]
@@ -77,8 +78,8 @@ class OmniZip(Method):
             np.bincount(window[each], minlength=n_windows) for each in (audio, np.flatnonzero(known), video)
         )
         paired = (n_audio > 0) & (n_video > 0)
-        leaving = np.full(n_windows, self.remove_video)
-        budget = self.remove_video * n_video[paired].sum()
+        leaving = np.full(n_windows, 1 - self.keep_video)
+        budget = (1 - self.keep_video) * n_video[paired].sum()
         leaving[paired] = rates(n_heard[paired] / n_audio[paired], n_video[paired], budget)
 
         size = int(np.unique(layout.step[video], return_counts=True)[1].min())
