@@ -9,16 +9,17 @@ from fastav.methods.cut import Cut, Method, candidates, first_cuts
 from fastav.methods.scores import LastQuery
 from fastav.methods.setting import setting
 
-WEIGHTS = {"again": "on the layer's output, as in FastV-om", "own": "on its input, as in the paper"}
+WEIGHTS = {"again": "on the layer's output, as in FastV-om", "own": "on its input, as in FastV"}
 
 
 @dataclass(frozen=True)
 class FastV(Method):
     """Before layer `start`, of n tokens of each modality the max(1, round(share * n)) stay that the last query attends to most.
 
-    The rule is section 4 of the paper, with K = start and R = 1 - share. The paper has image tokens alone: `weights=own,audio=1`.
-    With a share for each modality it is FastV-om, the baseline of SEATS (arXiv:2605.20035), whose score is `again`: the weights
-    of layer start - 1 on that layer's output. A share q of SEATS follows from its layer-averaged r: q = (r L - K) / (L - K).
+    With `weights=own,audio=1` it is FastV as its code has it: K = start, R = 1 - share, image tokens alone. Section 4 of the
+    paper says the mean attention from all tokens; the code takes the last query. With a share for each modality it is FastV-om,
+    the baseline of SEATS (arXiv:2605.20035), whose score is `again`: the weights of layer start - 1 on that layer's output. A
+    share q of SEATS follows from its layer-averaged r: q = (r L - K) / (L - K).
     Deviations: at least one token of each modality stays, also where R = 1; K does not scale with the number of layers, as the
     authors take 2 for 32 and 40 layers alike; K = 0, random tokens in their code, is the method `random`. Positions stay
     original, as in both codes.

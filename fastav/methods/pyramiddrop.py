@@ -16,7 +16,7 @@ class PyramidDrop(Method):
     """After a quarter, a half and three quarters of the layers, floor(share * n) of the n audio and video tokens stay.
 
     Shares are of all that entered, not of what is left. Those stay that the last query attends to most in the layer that
-    follows, computed on all tokens before any leaves (section 3.2 of the paper, which says 0.5, 0.25, 0.125 for 32 layers after
+    follows, computed on all tokens before any leaves (section 3 of the paper; its code says 0.5, 0.25, 0.125 for 32 layers after
     8, 16 and 24). In L layers it is after round(L / 4), round(L / 2) and round(3 L / 4), counted from 1 and half to even; of
     two that coincide the later share holds, and one with no layer after it falls away.
     Deviations: audio and video tokens are one pool where the paper has image tokens alone; positions stay original where the

@@ -19,14 +19,14 @@ _WIDTHS = (1 / 8, 1 / 4, 1 / 2, 1, 2)  # of the Gaussians
 class VidCom2(Method):
     """Before the decoder, of n video tokens max(one for each time step, round(keep * n)) stay that are least like the rest.
 
-    Of the embeddings the half of the channels counts that varies least, each row scaled to length 1. A token's likeness to a
-    mean is a sum of five Gaussians of their distance; a token ranks by its likeness to the mean of the video and of its time
-    step. The less its tokens are like the video, the larger a step's share: s = min(1, keep (1 + p - mean p)), p a softmax over
-    steps at temperature 0.01. The token at place i of a step of m, counted from 0, has the value s m - i; the first has infinity.
+    These are the paper's Frame Compression Adjustment and Adaptive Token Compression, as its code has them. Of the embeddings the
+    half of the channels counts that varies least, each row scaled to length 1. A token's likeness to a mean is a sum of five
+    Gaussians of their distance; a token ranks by its likeness to the mean of the video and of its time step. The less its tokens
+    are like the video, the larger a step's share: s = min(1, keep (1 + p - mean p)), p a softmax over steps at temperature 0.01.
+    The token at place i of a step of m, counted from 0, has the value s m - i; the first has infinity.
     Deviations: the reference code keeps round(s m) of each step, at least 1: all values above 1/2. How many these are depends on
-    the embeddings, and lengths must be known before the run; so the highest values stay, as many as said above, and a step
-    may keep a few more or fewer. Positions stay original, as there; audio stays; a layout that knows no time steps
-    is one step.
+    the embeddings, and lengths must be known before the run; so the highest values stay, as many as said above, and a step may
+    keep a few more or fewer. A layout that knows no time steps is one step. Audio stays. Positions stay original, as there.
     Cost: the channels' variance and two distances for each video token, once. FLOPs do not count it.
     Written from the rule; the reference code is Apache-2.0 and no line of it is used.
     """
