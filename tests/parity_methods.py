@@ -51,7 +51,7 @@ def compare_omnizip(told: dict, tensors: dict, report: Report) -> None:
         video, audio = (layout.kind == kind for kind in (VIDEO, AUDIO))
         layout.step[video] = np.arange(video.sum()) // settings["tokens_per_grid"]
         importance[audio] = given["audio_attention"].numpy()
-        layout = layout.with_facts(importance=importance)
+        layout = layout.with_facts(importance_in_clip=importance)
         method = omnizip.OmniZip(1 - settings["rho_audio"], 1 - settings["rho_video"], settings["g"])
         chosen = method.choose(layout, runs(layout))
         report.close(name, "rates", chosen.rates[: len(given["rates"])], given["rates"], 1e-6)

@@ -37,9 +37,9 @@ class OmniZip(Method):
 
     Positions stay original. This is the reference code's `omnizip_core`; the paper squares distances, pairs sound with the same
     window alone and meets its budget strictly. It acts only where there are both picture and sound.
-    Deviations: where the layout knows no `importance`, all audio counts the same and tokens at equal distances stay, as in
-    `stride`; the first ones would leave the end of a clip unheard. Windows of models with one run of each stream are time windows
-    (see windows.py), for there rho_v would do nothing; frames go on alternating through the whole run.
+    Deviations: where the layout has no `importance_in_clip`, all audio counts the same and tokens at equal distances stay, as
+    in `stride`; the first ones would leave the end of a clip unheard. Windows of models with one run of each stream are time
+    windows (see windows.py), for there rho_v would do nothing; frames go on alternating through the whole run.
     Choosing costs the distances inside every second frame, those of half the frames to their neighbours, and those of the audio
     tokens that leave to all video tokens.
     Written from the rules; the reference code has no licence, and nothing of it is used.
@@ -66,7 +66,7 @@ class OmniZip(Method):
     def choose(self, layout: TokenLayout, window: np.ndarray) -> Choice:
         """What follows from the layout and the window int64 [N] of each token, -1 for tokens that stay."""
         audio, video = (np.flatnonzero((window >= 0) & (layout.kind == kind)) for kind in (AUDIO, VIDEO))
-        dominant = _dominant(audio, layout.importance, round(self.keep_audio * len(audio)))
+        dominant = _dominant(audio, layout.importance_in_clip, round(self.keep_audio * len(audio)))
         others = np.setdiff1d(audio, dominant)
         n_anchors = min(round(ANCHORS * len(audio)), len(others)) if self.merge else 0
         anchors = others[: n_anchors * (len(others) // max(n_anchors, 1)) : len(others) // max(n_anchors, 1) or 1]

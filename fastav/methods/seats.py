@@ -34,7 +34,7 @@ class SEATS(Method):
 
     Positions stay original. Each layer's cache holds what that layer computed on; the reference code narrows the caches of all
     earlier layers too, so that from its second new token on no layer sees any media. The FLOPs of the prefill are the same.
-    Other deviations: a is 1 where the layout knows no `importance`, as the reference code has it too; windows of models with one
+    Other deviations: a is 1 where the layout has no `importance`, as the reference code has it too; windows of models with one
     run of each stream are time windows (see windows.py); where fewer tokens are to stay than one of each stream in each window,
     the best of each stream stay, since the reference code then keeps more than it says.
     Choosing costs the distances inside each window and, in 2, one more projection of all keys in each of the three layers.
