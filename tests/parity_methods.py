@@ -49,7 +49,8 @@ def compare_omnizip(told: dict, tensors: dict, report: Report) -> None:
         report.same(name, "constants", [omnizip.ANCHORS, omnizip.NEIGHBOURS, omnizip.LEAST, omnizip.MOST], constants)
         layout, importance = layout_of_kinds(given["kind"]), np.zeros(len(given["kind"]), np.float32)
         video, audio = (layout.kind == kind for kind in (VIDEO, AUDIO))
-        layout.step[video] = np.arange(video.sum()) // settings["tokens_per_grid"]
+        grid = np.arange(video.sum()) // settings["tokens_per_grid"]
+        layout.step[video] = np.minimum(grid, settings["grids"] - 1)
         importance[audio] = given["audio_attention"].numpy()
         layout = layout.with_facts(importance_in_clip=importance)
         method = omnizip.OmniZip(1 - settings["rho_audio"], 1 - settings["rho_video"], settings["g"])
@@ -86,10 +87,11 @@ def _seats_entering(case: dict, given: Given, report: Report) -> None:
 
 def _seats_by_window(case: dict, given: Given, report: Report) -> None:
     """Windows are the recording's runs: in `s2_single` one of each, which a time window would divide."""
-    layout = layout_of_kinds(given["kind"])
+    layout, told = layout_of_kinds(given["kind"]), case["settings"]
     window, n = runs(layout), [int((layout.kind == kind).sum()) for kind in (VIDEO, AUDIO)]
-    n_kept = [max(1, round(case["settings"][share] * each)) for share, each in zip(("keep_video", "keep_audio"), n, strict=True)]
+    n_kept = [max(1, round(told[share] * each)) for share, each in zip(("keep_video", "keep_audio"), n, strict=True)]
     score, group = given["score"][None], torch.from_numpy(layout.kind).long()[None]
+    report.same(case["name"], "temperature", seats.TEMPERATURE, told["temperature"])
     per_group = torch.tensor([[0, *n_kept]])  # one window: the best of each stream
     if window.max():
         budgets = seats.budgets(layout, window, *n_kept)

@@ -395,7 +395,7 @@ def test_squares_by_hand_and_as_stock_has_them():
 
 
 def test_importance_of_a_picture_is_told_row_by_row():
-    """Three steps of 3 x 5 tokens, which the encoder has in squares of 2 x 2. Oracle: one map of two steps each, in plain order."""
+    """Three steps of 3 x 5 tokens, which the encoder has in squares of 2 x 2. Oracle: a map of each two steps, in plain order."""
     generator, grid = torch.Generator().manual_seed(0), torch.tensor([[3, 6, 10]])
     query, key = torch.randn(2, 2, 45, 4, 8, generator=generator, dtype=torch.float64)  # heads, tokens, patches, width
     order, _ = modeling_qwen2_5_omni.get_vision_window_index(grid, spatial_merge_size=2, window_size=56, patch_size=14)

@@ -30,10 +30,11 @@ class OmniZip(Method):
     mean of itself and that average.
     Video: of window i leaves b_i = .75 - .4 S_i, S_i being the share of its audio that stays. With more than two such windows,
     all but the first smallest and the first largest b are scaled, then shifted, within .35 and .75, so that rho_v of their video
-    leaves in all; rho_v leaves where there is no audio. Of n tokens of a frame (one time step) floor(n (1 - b)) stay. In a run's
-    frames 0, 2, ... the density peaks: highest delta rho, with d = 1 - cosine, rho = exp(-mean d to the 5 nearest others) and
-    delta the distance to the nearest token of higher rho, or the frame's greatest distance. In frames 1, 3, ... those least
-    similar to the same place one frame before. Tokens beyond the last whole frame leave; a run shorter than a frame stays.
+    leaves in all; rho_v leaves where there is no audio. Of a frame's n tokens, which are those of the smallest time step,
+    floor(n (1 - b)) stay. In a run's frames 0, 2, ... the density peaks: highest delta rho, with d = 1 - cosine, rho = exp(-mean
+    d to the 5 nearest others) and delta the distance to the nearest token of higher rho, or the frame's greatest distance. In
+    frames 1, 3, ... those least similar to the same place one frame before. Tokens beyond the last whole frame leave; a run
+    shorter than a frame stays.
 
     Positions stay original. This is the reference code's `omnizip_core`; the paper squares distances, pairs sound with the same
     window alone and meets its budget strictly. It acts only where there are both picture and sound.
