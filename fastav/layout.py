@@ -31,8 +31,9 @@ class TokenLayout:
                    for audio padding, and where it is not known.
     grids          (rows, columns) of the video tokens of each time step, which come row by row; () where not known. Newline
                    tokens are the last column, time tokens come after the last row.
-    importance     float32 [N] or None: the attention that a media token received in its encoder's last layer, 0 for all others;
-                   None where the adapter does not say.
+    importance     float32 [N] or None: the attention that a media token received in its encoder's last layer from the tokens of
+                   its two time steps, or of its 2 s of sound; 0 for all others. None where the adapter does not say.
+    importance_in_clip  the same of a sound, from all sounds of the clip.
     rule_keep      bool [N] or None: the media tokens that the model's own global rule keeps (set by its adapter).
     influence      float32 [N] or None: calibrated rollout value per token (set from a plan), for "informative" rules.
     request_id     what identifies clip and question; seeds the random rules.
@@ -47,6 +48,7 @@ class TokenLayout:
     time_sec: np.ndarray
     grids: tuple[tuple[int, int], ...] = ()
     importance: np.ndarray | None = None
+    importance_in_clip: np.ndarray | None = None
     rule_keep: np.ndarray | None = None
     influence: np.ndarray | None = None
     request_id: str = field(default="", compare=False)

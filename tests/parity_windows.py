@@ -22,9 +22,10 @@ def omnizip_case(name: str, settings: dict, given: dict, report) -> None:
     report.same(name, "constants", [omnizip.ANCHORS, omnizip.NEIGHBOURS, omnizip.LEAST, omnizip.MOST], constants)
     layout, importance = layout_of_kinds(given["kind"]), np.zeros(len(given["kind"]), np.float32)
     video, audio = (layout.kind == kind for kind in (VIDEO, AUDIO))
-    layout.step[video] = np.arange(video.sum()) // settings["tokens_per_grid"]
+    grid = np.arange(video.sum()) // settings["tokens_per_grid"]
+    layout.step[video] = np.minimum(grid, settings["grids"] - 1)
     importance[audio] = given["audio_attention"].numpy()
-    layout = layout.with_facts(importance=importance)
+    layout = layout.with_facts(importance_in_clip=importance)
     method = omnizip.OmniZip(1 - settings["rho_audio"], 1 - settings["rho_video"], settings["g"])
     chosen = method.choose(layout, runs(layout))
     report.close(name, "rates", chosen.rates[: len(given["rates"])], given["rates"], 1e-6)
@@ -66,6 +67,7 @@ def _seats_by_window(label: str, settings: dict, given: dict, report) -> None:
     window, n = runs(layout), [int((layout.kind == kind).sum()) for kind in (VIDEO, AUDIO)]
     n_kept = [max(1, round(settings[share] * each)) for share, each in zip(("keep_video", "keep_audio"), n, strict=True)]
     score, group = given["score"][None], torch.from_numpy(layout.kind).long()[None]
+    report.same(label, "temperature", seats.TEMPERATURE, settings["temperature"])
     per_group = torch.tensor([[0, *n_kept]])  # one window: the best of each stream
     if window.max():
         budgets = seats.budgets(layout, window, *n_kept)

@@ -56,7 +56,7 @@ def test_the_most_attended_audio_stays_where_attention_is_known_of_equals_the_fi
     layout = TokenLayout.of(("text", 2), ("video", 8, 2), ("audio", 20), ("text", 1))
     importance = np.zeros(31, np.float32)
     importance[20:30] = 1
-    chosen = parse("omnizip:merge=0").choose(layout.with_facts(importance=importance), windows(layout))
+    chosen = parse("omnizip:merge=0").choose(layout.with_facts(importance_in_clip=importance), windows(layout))
     assert np.flatnonzero(chosen.known).tolist() == [*range(10, 14), *range(20, 30)]
     assert chosen.anchors.tolist() == [] and chosen.pool.tolist() == [*range(14, 20)]
 

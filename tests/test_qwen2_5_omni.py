@@ -6,6 +6,7 @@ from_pretrained and generate; the masked run of tests/masked.py; arithmetic by h
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,8 +32,11 @@ from fastav.clip.clip import clip_from_arrays
 from fastav.clip.read import read_clip
 from fastav.clip.write import write_clip
 from fastav.errors import UserError
+from fastav.layout import AUDIO, VIDEO
+from fastav.methods import parse
 from fastav.models.qwen2_5_omni import inputs as qwen2_5_omni
 from fastav.models.qwen2_5_omni.adapter import Qwen25OmniAdapter
+from fastav.models.qwen2_5_omni.importance import seen_importance, square_order
 from fastav.models.qwen2_5_omni.inputs import audio_tokens, frame_size, patches, sample_frames, spectrogram
 from fastav.models.qwen2_5_omni.published import facts, original, rename, token_estimate
 from fastav.models.weights import Weights
@@ -292,9 +296,9 @@ def test_logits_of_the_last_position_alone_are_computed(adapter):
 
 
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
-def test_pruned_run_equals_the_masked_run(adapter, attn):
-    inputs = prepared(adapter, clip())
-    method = fastav.FastAV(rule="first(80)", p=30)
+@pytest.mark.parametrize("text", ["fastav:rule=first(80),p=30", "seats", "omnizip"])
+def test_pruned_run_equals_the_masked_run(adapter, text, attn):
+    inputs, method = prepared(adapter, clip()), parse(text)
     seen, _, _ = own_run(adapter, inputs)
     cos_sin = [torch.cat([step[1][i] for step in seen], -2) for i in (0, 1)]
     kept, logits, new = masked_run(
@@ -304,6 +308,7 @@ def test_pruned_run_equals_the_masked_run(adapter, attn):
         method.cuts(inputs.layout, N_LAYERS),
         6,
         lambda n: tuple(t[..., :n, :] for t in cos_sin),
+        inputs.layout,
     )
     fastav.install(adapter.model)
     adapter.model.set_attn_implementation(attn)
@@ -342,6 +347,65 @@ def test_positions_by_hand(adapter):
         after = axis[audio[-1] + 1 :]
         assert after[0] == after[1] == origin + 125  # the two closing brackets share a position
         assert after[1:].tolist() == list(range(origin + 125, origin + 124 + len(after)))
+
+
+@pytest.mark.parametrize(("video", "audio"), STREAMS)
+def test_importance_is_what_the_naive_softmax_says(adapter, monkeypatch, video, audio):
+    """Queries and keys as the stock layers hand them to eager attention, in one map of the whole clip."""
+    monkeypatch.setattr("fastav.models.qwen2_5_omni.importance._CELLS", 64)  # so that maps are made in blocks
+    asked, (seeing, hearing) = (
+        {},
+        (adapter.model.model.visual.blocks[-1].attn, adapter.model.model.audio_tower.layers[-1].self_attn),
+    )
+    eager = modeling_qwen2_5_omni.eager_attention_forward
+
+    def spy(module, query, key, *args, **kwargs):
+        asked.setdefault(module, []).append((query[0], key[0]))
+        return eager(module, query, key, *args, **kwargs)
+
+    monkeypatch.setattr(modeling_qwen2_5_omni, "eager_attention_forward", spy)
+    small = clip(video, audio, seconds=4.9)
+    layout = prepared(adapter, small).layout
+    assert (layout.importance > 0).tolist() == layout.media.tolist()
+    assert (layout.importance_in_clip > 0).tolist() == (layout.kind == AUDIO).tolist()
+
+    def naive(module, window):
+        query, key = (torch.cat(each, 1) for each in zip(*asked[module], strict=True))
+        logits = query @ key.mT / key.shape[-1] ** 0.5
+        place = torch.arange(key.shape[1]) // window
+        return logits.masked_fill(place[:, None] != place, -torch.inf).softmax(-1).mean(0).sum(0)
+
+    if video:  # two rows of three tokens lie in one square of the encoder's windows: its order is row by row
+        n_steps = len(layout.grids)
+        want = naive(seeing, 2 * 24).view(n_steps * 6, 4).mean(1)
+        assert np.allclose(layout.importance[layout.kind == VIDEO], want, rtol=1e-5)
+    if audio:
+        for got, window in ((layout.importance, 100), (layout.importance_in_clip, 10**6)):
+            want = naive(hearing, window)
+            want = want[: len(want) // 2 * 2].view(-1, 2).mean(1)
+            assert np.allclose(got[layout.kind == AUDIO], want, rtol=1e-5)
+
+
+def test_squares_by_hand_and_as_stock_has_them():
+    assert square_order(3, 5, 2).tolist() == [0, 1, 5, 6, 2, 3, 7, 8, 4, 9, 10, 11, 12, 13, 14]
+    for rows, columns in ((3, 5), (4, 8), (9, 10)):
+        grid = torch.tensor([[1, 2 * rows, 2 * columns]])
+        stock, _ = modeling_qwen2_5_omni.get_vision_window_index(grid, spatial_merge_size=2, window_size=112, patch_size=14)
+        assert square_order(rows, columns, 4).tolist() == stock.tolist()
+
+
+def test_importance_of_a_picture_is_told_row_by_row():
+    """Three steps of 3 x 5 tokens, which the encoder has in squares of 2 x 2. Oracle: a map of each two steps, in plain order."""
+    generator, grid = torch.Generator().manual_seed(0), torch.tensor([[3, 6, 10]])
+    query, key = torch.randn(2, 2, 45, 4, 8, generator=generator, dtype=torch.float64)  # heads, tokens, patches, width
+    order, _ = modeling_qwen2_5_omni.get_vision_window_index(grid, spatial_merge_size=2, window_size=56, patch_size=14)
+    want = []
+    for tokens in (slice(30), slice(30, 45)):
+        q, k = (each[:, tokens].flatten(1, 2) for each in (query, key))
+        want.append((q @ k.mT / 8**0.5).softmax(-1).mean(0).sum(0).view(-1, 4).mean(1))
+    sizes = SimpleNamespace(spatial_merge_size=2, window_size=56, patch_size=14)
+    got = seen_importance(query[:, order].flatten(1, 2), key[:, order].flatten(1, 2), grid[0].tolist(), sizes)
+    assert np.allclose(got, torch.cat(want), rtol=1e-5)
 
 
 def test_frames_that_are_taken_by_hand():

@@ -32,9 +32,9 @@ INTERLEAVED = TokenLayout.of(("text", 5), *TURNS * 3, ("video", 6, 1), ("audio",
 
 
 def test_the_reference_codes_choices():
-    """Four schedules, three entries, four windowed drops with their budgets and one without."""
+    """Four schedules, three entries, four drops by windows and one without, each with its temperature."""
     compare(GOLDEN, report := Report(quiet=True), ["seats"])
-    assert report.failures == [] and len(report.lines) == 3 * 4 + 3 + 2 * 4 + 1 + 8  # each case's tensors are listed
+    assert report.failures == [] and len(report.lines) == 3 * 4 + 3 + 3 * 4 + 2 + 8  # each case's tensors are listed
 
 
 def test_the_schedule_of_48_layers_is_the_published_one():
@@ -106,6 +106,21 @@ def test_three_drops_equal_the_masked_run(layout, text):
     assert torch.allclose(got_logits, logits, rtol=0, atol=1e-10)
     assert [len(each) for each in kept] == cache.lengths and len(set(cache.lengths)) == 5
     assert cache.layers[0].keys.shape[-2] == cache.lengths[0] + 3  # what the layer computed on, and the new tokens
+
+
+@pytest.mark.parametrize("text", ["seats", "omnizip:keep_audio=0.5"])
+def test_each_row_of_a_batch_is_pruned_as_alone(text):
+    """OmniZip, too: each row has anchors of its own."""
+    model, method, n = random_qwen2(n_layers=14), parse(text), len(INTERLEAVED)
+    fastav.install(model)
+    rows = torch.cat([prompt(model, n, seed=seed) for seed in (1, 2)])
+    cache = fastav.PrunedCache(model.config, INTERLEAVED, method)
+    out = model.generate(rows, attention_mask=torch.ones_like(rows), **holding(model, cache), max_new_tokens=4, do_sample=False)
+    for row in range(2):
+        alone = fastav.PrunedCache(model.config, INTERLEAVED, method)
+        assert greedy(model, 4, input_ids=rows[row : row + 1], **holding(model, alone))[0] == out[row, -4:].tolist()
+        assert cache.kept(row) == alone.kept()
+    assert cache.kept(0) != cache.kept(1)
 
 
 def test_no_layer_waits_for_the_host(monkeypatch):

@@ -30,16 +30,17 @@ class OmniZip(Method):
     mean of itself and that average.
     Video: of window i leaves b_i = .75 - .4 S_i, S_i being the share of its audio that stays. With more than two such windows,
     all but the first smallest and the first largest b are scaled, then shifted, within .35 and .75, so that rho_v of their video
-    leaves in all; rho_v leaves where there is no audio. Of n tokens of a frame (one time step) floor(n (1 - b)) stay. In a run's
-    frames 0, 2, ... the density peaks: highest delta rho, with d = 1 - cosine, rho = exp(-mean d to the 5 nearest others) and
-    delta the distance to the nearest token of higher rho, or the frame's greatest distance. In frames 1, 3, ... those least
-    similar to the same place one frame before. Tokens beyond the last whole frame leave; a run shorter than a frame stays.
+    leaves in all; rho_v leaves where there is no audio. Of a frame's n tokens, which are those of the smallest time step,
+    floor(n (1 - b)) stay. In a run's frames 0, 2, ... the density peaks: highest delta rho, with d = 1 - cosine, rho = exp(-mean
+    d to the 5 nearest others) and delta the distance to the nearest token of higher rho, or the frame's greatest distance. In
+    frames 1, 3, ... those least similar to the same place one frame before. Tokens beyond the last whole frame leave; a run
+    shorter than a frame stays.
 
     Positions stay original. This is the reference code's `omnizip_core`; the paper squares distances, pairs sound with the same
     window alone and meets its budget strictly. It acts only where there are both picture and sound.
-    Deviations: where the layout knows no `importance`, all audio counts the same and tokens at equal distances stay, as in
-    `stride`; the first ones would leave the end of a clip unheard. Windows of models with one run of each stream are time windows
-    (see windows.py), for there rho_v would do nothing; frames go on alternating through the whole run.
+    Deviations: where the layout has no `importance_in_clip`, all audio counts the same and tokens at equal distances stay, as
+    in `stride`; the first ones would leave the end of a clip unheard. Windows of models with one run of each stream are time
+    windows (see windows.py), for there rho_v would do nothing; frames go on alternating through the whole run.
     Choosing costs the distances inside every second frame, those of half the frames to their neighbours, and those of the audio
     tokens that leave to all video tokens.
     Written from the rules; the reference code has no licence, and nothing of it is used.
@@ -66,7 +67,7 @@ class OmniZip(Method):
     def choose(self, layout: TokenLayout, window: np.ndarray) -> Choice:
         """What follows from the layout and the window int64 [N] of each token, -1 for tokens that stay."""
         audio, video = (np.flatnonzero((window >= 0) & (layout.kind == kind)) for kind in (AUDIO, VIDEO))
-        dominant = _dominant(audio, layout.importance, round(self.keep_audio * len(audio)))
+        dominant = _dominant(audio, layout.importance_in_clip, round(self.keep_audio * len(audio)))
         others = np.setdiff1d(audio, dominant)
         n_anchors = min(round(ANCHORS * len(audio)), len(others)) if self.merge else 0
         anchors = others[: n_anchors * (len(others) // max(n_anchors, 1)) : len(others) // max(n_anchors, 1) or 1]

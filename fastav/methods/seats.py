@@ -34,7 +34,7 @@ class SEATS(Method):
 
     Positions stay original. Each layer's cache holds what that layer computed on; the reference code narrows the caches of all
     earlier layers too, so that from its second new token on no layer sees any media. The FLOPs of the prefill are the same.
-    Other deviations: a is 1 where the layout knows no `importance`, as the reference code has it too; windows of models with one
+    Other deviations: a is 1 where the layout has no `importance`, as the reference code has it too; windows of models with one
     run of each stream are time windows (see windows.py); where fewer tokens are to stay than one of each stream in each window,
     the best of each stream stay, since the reference code then keeps more than it says.
     Choosing costs the distances inside each window and, in 2, one more projection of all keys in each of the three layers.
@@ -105,8 +105,8 @@ def farthest_weighted(features, weight, n_kept: int):
     wide = features.to(torch.promote_types(features.dtype, torch.float32))
     unit = wide / (wide.norm(dim=-1, keepdim=True) + 1e-8)
     distance = 1 - unit @ unit.mT
-    nearest = distance + torch.diag_embed(torch.full(weight.shape, torch.inf, dtype=distance.dtype, device=distance.device))
-    nearest, picked = nearest.min(-1).values, torch.zeros_like(weight)
+    distance.diagonal(0, -2, -1).fill_(torch.inf)
+    nearest, picked = distance.min(-1).values, torch.zeros_like(weight)
     for i in range(n_kept):
         pick = torch.where(picked > 0, -torch.inf, weight * nearest).argmax(-1, keepdim=True)
         from_pick = torch.take_along_dim(distance, pick[..., None], 1)[:, 0]
@@ -139,7 +139,7 @@ def ratios(drops: Sequence[int], late: int, n_layers: int) -> list[float]:
 
 def _by_window(layout: TokenLayout, n_video: int, n_audio: int) -> Score:
     window = windows(layout)
-    n_groups = len(np.unique(np.stack([window, layout.kind])[:, window >= 0], axis=1).T)
+    n_groups = len({*zip(window[window >= 0], layout.kind[window >= 0], strict=True)})
     if layout.single_stream or window.max() == 0 or n_video + n_audio < n_groups:
         kind = np.where(window >= 0, layout.kind, PAD).astype(np.int64)
         return BestOfGroups(LastQuery("again"), kind, np.array([0, n_video, n_audio, 0]))

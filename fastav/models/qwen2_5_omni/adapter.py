@@ -22,10 +22,11 @@ from transformers import (
 
 from fastav.clip.clip import AUDIO_RATE, Clip
 from fastav.errors import UserError
-from fastav.layout import layout_of
+from fastav.layout import AUDIO, VIDEO, TokenLayout, layout_of
 from fastav.models.adapter import Adapter, Inputs
 from fastav.models.device import resolve
 from fastav.models.qwen2 import generate_kwargs, read_tokenizer
+from fastav.models.qwen2_5_omni.importance import Held, heard_importance, seen_importance
 from fastav.models.qwen2_5_omni.inputs import (
     FRAMES_PER_STEP,
     SECONDS_PER_STEP,
@@ -50,7 +51,7 @@ _BRACKETS = {  # (video, audio): what stands before and after the media tokens
 @dataclass(frozen=True)
 class _Features:
     """video [V, D], its grid [1, 3] (T, height and width in patches), audio [A, D] of n_mel spectrogram frames; None: absent.
-    step_sec [T]: see TokenLayout.timed.
+    step_sec [T]: see TokenLayout.timed; importance: of video [V], of audio [A], and of audio in the clip [A], see TokenLayout.
     """
 
     video: torch.Tensor | None
@@ -58,6 +59,7 @@ class _Features:
     audio: torch.Tensor | None
     n_mel: int
     step_sec: np.ndarray
+    importance: dict[str, np.ndarray]
 
 
 class Qwen25OmniAdapter(Adapter):
@@ -89,6 +91,8 @@ class Qwen25OmniAdapter(Adapter):
         options = {"device": self.device, "dtype": dtype, "device_map": device_map}
         self.ignored = load(self.model, Weights(folder), rename, original=original, **options)
         self.model.set_attn_implementation(attn)
+        seeing, hearing = self.model.model.visual.blocks[-1].attn, self.model.model.audio_tower.layers[-1].self_attn
+        self._seen, self._heard = Held(seeing, seeing.q, seeing.k), Held(hearing, hearing.q_proj, hearing.k_proj)
         resized = partial(resize, factor=self.pictures.patch_size * self.pictures.merge_size)
         self.read_options = {"sampler": sample_frames, "resize": resized, "channels": "mean"}
         # The stock model computes the logits of all N positions at prefill: 14 GB for a minute of HD video. Only the last counts.
@@ -98,12 +102,13 @@ class Qwen25OmniAdapter(Adapter):
         """Raises UserError for sound at another rate than 16 kHz."""
         clip = clip.sampled(sample_frames)
         video = grid = audio = None
-        n_mel = 0
+        n_mel, importance = 0, {}
         if clip.has_video:
             pixels, grid = patches(clip.frames, self.pictures, self.device)
             grid = grid.to(self.device)
             found = self.model.get_video_features(pixels.to(self.model.dtype), video_grid_thw=grid)
             video = torch.cat(tuple(found.pooler_output)).to(self.device)
+            importance["video"] = seen_importance(*self._seen.take(), grid[0].tolist(), self.config.vision_config)
         if clip.has_audio:
             if clip.audio_rate != AUDIO_RATE:
                 raise UserError(f"{clip.name}: the sound must have {AUDIO_RATE} samples per second, got {clip.audio_rate}")
@@ -113,9 +118,12 @@ class Qwen25OmniAdapter(Adapter):
                 mel = mel.to(self.device, self.model.dtype)
                 found = self.model.get_audio_features(mel, feature_attention_mask=mask.to(self.device))
                 audio = found.last_hidden_state.to(self.device)
+                asks = self._heard.take()
+                importance["audio"] = heard_importance(*asks, self.config.audio_config.n_window)
+                importance["audio in clip"] = heard_importance(*asks, asks[0].shape[1])
         starts = range(0, len(clip.frames), FRAMES_PER_STEP)
         step_sec = np.array([clip.frame_times_sec[i : i + FRAMES_PER_STEP].mean() for i in starts])
-        return _Features(video, grid, audio, n_mel, step_sec)
+        return _Features(video, grid, audio, n_mel, step_sec, importance)
 
     def prepare(self, features: _Features, clip: Clip, question: str) -> Inputs:
         """generate_kwargs carry position_ids [3, 1, N] (time, height, width): generate itself counts on from them."""
@@ -139,8 +147,15 @@ class Qwen25OmniAdapter(Adapter):
         n_asked, n_after = len(self._question_ids(question)), len(self.tokenizer.encode(_AFTER))
         question_ends = len(layout) - n_after
         layout.question[question_ends - n_asked : question_ends] = True
-        layout = layout.with_facts(model=self.name)
+        layout = layout.with_facts(model=self.name, **self._importance(layout, features))
         return Inputs(embeds, layout, {**self._stop, "position_ids": positions}, left_out(clip, self.sounds.n_samples))
+
+    def _importance(self, layout: TokenLayout, features: _Features) -> dict[str, np.ndarray]:
+        both = np.zeros((2, len(layout)), np.float32)
+        for row, kind, name in ((0, VIDEO, "video"), (0, AUDIO, "audio"), (1, AUDIO, "audio in clip")):
+            if name in features.importance:
+                both[row, layout.kind == kind] = features.importance[name]
+        return {"importance": both[0], "importance_in_clip": both[1]}
 
     def input_ids(self, features: _Features, question: str) -> list[int]:
         """The prompt's N token ids, with a placeholder per media token.
