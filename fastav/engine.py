@@ -76,7 +76,7 @@ class PrunedCache(DynamicCache):
         if self.layers[layer_idx].get_seq_length() == 0 and n != planned:
             with blaming_untried():
                 raise UserError(
-                    f"layer {layer_idx} computed on {n} tokens, but {self._method} plans {planned}{self._why_unpruned()}"
+                    f"layer {layer_idx} computed on {n} tokens, but {self._method} leaves {planned}{self._why_unpruned()}"
                 )
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 

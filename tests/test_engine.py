@@ -184,7 +184,7 @@ def test_of_equal_scores_the_later_position_leaves():
 
 
 def test_without_install_a_pruned_cache_refuses_to_run_unpruned(model, layout):
-    with pytest.raises(UserError, match=r"layer 3 computed on 66 tokens, but .* plans 41; call fastav.install"):
+    with pytest.raises(UserError, match=r"layer 3 computed on 66 tokens, but .* leaves 41; call fastav.install"):
         greedy(model, input_ids=prompt(model), **holding(model, fastav.PrunedCache(model.config, layout, FastAV())))
 
 

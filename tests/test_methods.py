@@ -540,6 +540,12 @@ def test_a_setting_may_have_either_limit_or_none(low, high, allowed):
             setting.check(value)
 
 
+def test_a_whole_share_is_written_without_a_point():
+    assert str(parse("stride:keep=1.0,start=0")) == "stride:start=0,keep=1"
+    assert str(parse("diverse:mix=0,keep=0.10")) == "diverse:keep=0.1,mix=0"
+    assert str(FastAV(plan="a.0")).endswith("plan=a.0,seed=0")
+
+
 @pytest.mark.parametrize("seed", [1.5, "x", -1])
 @pytest.mark.parametrize("kind", [kind for kind in METHODS.values() if "seed" in (each.name for each in settings(kind))])
 def test_what_a_method_is_built_with_can_be_written_and_read_back(kind, seed):

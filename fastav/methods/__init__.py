@@ -22,14 +22,27 @@ from fastav.methods.vidcom2 import VidCom2
 from fastav.methods.vtw import VTW
 
 METHODS = {
-    kind.name: kind
-    for kind in (FastAV, Diverse, FastV, SEATS, OmniZip, PyramidDrop, VTW, EVS, VidCom2, DivPrune, Stride, Random, Vanilla)
+    each.name: each
+    for each in (FastAV, Diverse, FastV, SEATS, OmniZip, PyramidDrop, VTW, EVS, VidCom2, DivPrune, Stride, Random, Vanilla)
 }
 
-__all__ = ["METHODS", "Cut", "FastAV", "Method", "Setting", "Trim", "Vanilla", "kind", "lengths", "parse", "parts", "settings"]
+__all__ = [
+    "METHODS",
+    "Cut",
+    "FastAV",
+    "Method",
+    "Setting",
+    "Trim",
+    "Vanilla",
+    "class_of",
+    "lengths",
+    "parse",
+    "parts",
+    "settings",
+]
 
 
-def kind(name: str) -> type[Method]:
+def class_of(name: str) -> type[Method]:
     """The class of the method of that name. Raises UserError for an unknown one, listing what is allowed."""
     if name not in METHODS:
         names = ", ".join(sorted(METHODS))
@@ -49,5 +62,5 @@ def parse(text: str, n_layers: int | None = None) -> Method:
             raise UserError(f"{text!r} trims twice; allowed: trim or trim+METHOD")
         return Trim(parse(rest if plus else "vanilla", n_layers))
     name, _, given = text.strip().partition(":")
-    method = build(kind(name), given)
+    method = build(class_of(name), given)
     return method if n_layers is None else method.fit(n_layers)

@@ -79,8 +79,7 @@ class Method(ABC):
     def __str__(self) -> str:
         """The text form, with every setting."""
         given = {each.name: getattr(self, each.name) for each in settings(type(self))}
-        given = {name: str(value).lower() if isinstance(value, bool) else value for name, value in given.items()}
-        text = ",".join(f"{name}={value}" for name, value in given.items() if value is not None)
+        text = ",".join(f"{name}={_written(value)}" for name, value in given.items() if value is not None)
         return f"{self.name}:{text}" if text else self.name
 
 
@@ -104,6 +103,13 @@ class OneCut(Method):
         free, before = candidates(layout), self.fit(n_layers).start - 1
         cuts = first_cuts(layout, Cut(int(free.sum()) - self.n_kept(layout), free, self.score(layout)))
         return {before: cuts} if cuts else {}
+
+
+def _written(value) -> str:
+    """As a browser writes it, too: true for True, 1 for 1.0."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def candidates(layout: TokenLayout) -> np.ndarray:

@@ -6,13 +6,13 @@ import inspect
 import re
 from dataclasses import replace
 
-from fastav.methods import METHODS, Setting, Trim, kind, settings
+from fastav.methods import METHODS, Setting, Trim, class_of, settings
 
 
 def listing(name: str | None = None) -> str:
     """All methods, or the one of that name. Raises UserError for an unknown one."""
     if name is not None:
-        return _described(Trim if name == Trim.name else kind(name))
+        return _described(Trim if name == Trim.name else class_of(name))
     return "\n\n".join(_described(each) for each in (*METHODS.values(), Trim))
 
 

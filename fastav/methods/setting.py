@@ -31,10 +31,10 @@ def setting(
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a kind of method.
+    """One setting of a class of methods.
 
     name     its field's.
-    kind     int, float, bool or str. It may also be None where that is the default.
+    type     int, float, bool or str. It may also be None where that is the default.
     help     one line.
     low      the least number allowed; high: the greatest. None: no such limit.
     choices  the words allowed, as a dict with what each means or without. One that ends in (N) stands for any whole number N.
@@ -44,7 +44,7 @@ class Setting:
     """
 
     name: str
-    kind: type
+    type: type
     default: Any
     help: str = ""
     low: float | None = None
@@ -63,9 +63,9 @@ class Setting:
         """What it may be, as errors and lists say it."""
         if self.choices:
             return ", ".join(self.choices)
-        if self.file or self.kind not in (int, float):
-            return "a file" if self.file else {bool: "true or false", str: "text"}[self.kind]
-        number = "a whole number" if self.kind is int else "a number"
+        if self.file or self.type not in (int, float):
+            return "a file" if self.file else {bool: "true or false", str: "text"}[self.type]
+        number = "a whole number" if self.type is int else "a number"
         if self.low is not None and self.high is not None:
             return f"{number} from {self.low} to {self.high}"
         limits = [f" of at {word} {limit}" for word, limit in (("least", self.low), ("most", self.high)) if limit is not None]
@@ -77,19 +77,19 @@ class Setting:
             return
         if self.choices and not any(_is(value, choice) for choice in self.choices):
             raise UserError(f"unknown {self.name} {value!r}; allowed: {self.allowed}")
-        if self.kind not in (int, float):
+        if self.type not in (int, float):
             return
-        number = isinstance(value, int if self.kind is int else (int, float)) and not isinstance(value, bool)
+        number = isinstance(value, int if self.type is int else (int, float)) and not isinstance(value, bool)
         low, high = (-math.inf if self.low is None else self.low), (math.inf if self.high is None else self.high)
         if not number or not low <= value <= high:  # nan fails every comparison
             raise UserError(f"{self.name} must be {self.allowed}, got {value}")
 
 
 @functools.cache
-def settings(kind: type) -> tuple[Setting, ...]:
-    """The settings of a kind of method, in the order of its fields."""
-    hints = get_type_hints(kind)
-    return tuple(Setting(each.name, _plain(hints[each.name]), each.default, **each.metadata) for each in fields(kind))
+def settings(method_class: type) -> tuple[Setting, ...]:
+    """The settings of a class of methods, in the order of its fields."""
+    hints = get_type_hints(method_class)
+    return tuple(Setting(each.name, _plain(hints[each.name]), each.default, **each.metadata) for each in fields(method_class))
 
 
 def check(method) -> None:
@@ -100,7 +100,7 @@ def check(method) -> None:
 
 def _plain(hint: type) -> type:
     """int of int | None."""
-    return next((kind for kind in get_args(hint) if kind is not NoneType), hint)
+    return next((each for each in get_args(hint) if each is not NoneType), hint)
 
 
 def _is(value, choice: str) -> bool:

@@ -16,38 +16,38 @@ _FORMS = {
 }
 
 
-def build(kind: type[Method], text: str) -> Method:
-    """The method of this kind with the settings of `text`, as in "p=30,rule=all": each is converted to the type of its field and
+def build(method_class: type[Method], text: str) -> Method:
+    """The method of this class with the settings of `text`, as in "p=30,rule=all": each is converted to the type of its field and
     given once.
 
     Raises UserError for an unknown setting or value, listing what is allowed.
     """
-    types = {each.name: each.kind for each in settings(kind)}
+    types = {each.name: each.type for each in settings(method_class)}
     values = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = item.partition("=")
         if key not in types or not equals:
             names = ", ".join(f"{k}=" for k in types) or "none"
-            raise UserError(f"unknown setting {item!r} of {kind.name}; allowed: {names}")
+            raise UserError(f"unknown setting {item!r} of {method_class.name}; allowed: {names}")
         if key in values:
             raise UserError(f"{key} is given twice, as {values[key]} and {value!r}; allowed: once")
         values[key] = _typed(key, value, types[key])
-    return kind(**values)
+    return method_class(**values)
 
 
-def _typed(name: str, text: str, kind: type) -> int | float | bool | str:
+def _typed(name: str, text: str, wanted: type) -> int | float | bool | str:
     """What a setting's text means where its field is an int, float, bool or str.
 
     Python's own int() and float() take more than a person means: "1_0", "\u0663", " 7", "nan". Raises UserError.
     """
-    if kind is str:
+    if wanted is str:
         return text
-    if kind is int and re.fullmatch(r"-?[0-9]{1,18}", text):
+    if wanted is int and re.fullmatch(r"-?[0-9]{1,18}", text):
         return int(text)
     number = r"-?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?"
-    if kind is float and re.fullmatch(number, text, re.IGNORECASE) and math.isfinite(float(text)):
+    if wanted is float and re.fullmatch(number, text, re.IGNORECASE) and math.isfinite(float(text)):
         return float(text)
-    if kind is bool and text.lower() in ("true", "false"):
+    if wanted is bool and text.lower() in ("true", "false"):
         return text.lower() == "true"
-    what, allowed = _FORMS[kind]
+    what, allowed = _FORMS[wanted]
     raise UserError(f"{name} must be {what}, got {text!r}; allowed: {allowed}")

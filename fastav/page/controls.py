@@ -49,11 +49,11 @@ def control(setting: Setting, value):
     look = {"value": value, "label": setting.words, "info": setting.help, "min_width": 220}
     if setting.choices:
         return gr.Dropdown(choices(setting), allow_custom_value=any(_open(choice) for choice in setting.choices), **look)
-    if setting.kind is bool:
+    if setting.type is bool:
         return gr.Checkbox(**look)
-    if setting.kind is str:
+    if setting.type is str:
         return gr.Textbox(**look)
-    whole, low, high = setting.kind is int, setting.low, setting.high
+    whole, low, high = setting.type is int, setting.low, setting.high
     if low is None or high is None or value is None:  # a slider cannot be empty
         return gr.Number(precision=0 if whole else None, **look)
     return gr.Slider(low, high, step=1 if whole else (high - low) / 1000, buttons=[], **look)
@@ -85,8 +85,9 @@ def visible(name: str) -> dict[str, dict]:
 
 def _methods(chosen: Method, n_layers: int) -> Iterator[tuple[Method, tuple[Setting, ...]]]:
     """(method, its settings) of every method: `chosen`, and the others as they are by default."""
-    for name, kind in METHODS.items():
-        yield (chosen if name == chosen.name else kind().fit(n_layers)), request.settings(kind, n_layers)
+    for name, method_class in METHODS.items():
+        chosen_or_default = chosen if name == chosen.name else method_class().fit(n_layers)
+        yield chosen_or_default, request.settings(method_class, n_layers)
 
 
 def _open(choice: str) -> bool:

@@ -45,13 +45,13 @@ def question(given: str | None) -> str:
     return text
 
 
-def settings(kind: type[methods.Method], n_layers: int) -> tuple[methods.Setting, ...]:
-    """What the page lets a person set of a kind of method: all but files, as far as the page and a model of `n_layers` allow."""
+def settings(method_class: type[methods.Method], n_layers: int) -> tuple[methods.Setting, ...]:
+    """What the page lets a person set of a method: all but files, as far as the page and a model of `n_layers` allow."""
     shown = []
-    for each in methods.settings(kind):
+    for each in methods.settings(method_class):
         if each.layer:
             each = replace(each, high=n_layers - 1)
-        elif (kind.name, each.name) == ("fastav", "p"):
+        elif (method_class.name, each.name) == ("fastav", "p"):
             each = replace(each, high=MAX_P)
         shown += [] if each.file else [each]
     return tuple(shown)

@@ -293,15 +293,15 @@ MUTANTS = [
     Mutant(
         "an optional number stays text",
         "fastav/methods/setting.py",
-        "if kind is not NoneType), hint)",
-        "if kind is NoneType), hint)",
+        "if each is not NoneType), hint)",
+        "if each is NoneType), hint)",
         "tests/test_methods.py::test_bad_text_forms_say_what_is_allowed",
     ),
     Mutant(
         "a yes is no text form",
         "fastav/methods/cut.py",
-        "str(value).lower() if isinstance(value, bool) else value",
-        "value",
+        "return str(value).lower()",
+        "return str(value)",
         "tests/test_app.py::test_a_new_method_is_one_class_and_its_place_in_methods",
     ),
     Mutant(
