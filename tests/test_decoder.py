@@ -109,7 +109,7 @@ def test_a_model_that_withholds_its_cache_is_not_told_to_install(model, layout):
         layer._forward_hooks.clear()
     cache = fastav.PrunedCache(model.config, layout, FastAV())
     said = outcome(lambda: greedy(model, input_ids=prompt(model), **holding(model, cache)))
-    assert "layer 3 computed on 66 tokens" in said and "plans 41" in said
+    assert "layer 3 computed on 66 tokens" in said and "leaves 41" in said
     assert "call fastav.install" not in said and "does not hand its cache to the decoder layers" in said
 
 
