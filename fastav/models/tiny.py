@@ -67,7 +67,7 @@ class Tiny(Adapter):
 
     def encode(self, clip: Clip) -> _Features:
         """Raises UserError for sound at another rate than 16 kHz."""
-        from fastav.tiny.model import heard_sec, pick_sound
+        from fastav.tiny.sampling import heard_sec, pick_sound
 
         clip, video, audio, n_sounding = clip.sampled(_SAMPLER), None, None, 0
         if clip.has_video:

@@ -19,13 +19,10 @@ from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from fastav.errors import UserError
+from fastav.tiny.sampling import N_BANDS, N_SAMPLES, N_TIMES, RATE
 from fastav.tiny.tokenizer import Tokenizer
 
 WIDTH = 192
-RATE = 16_000
-N_SAMPLES = 4 * RATE
-N_PIECES, PIECE = 8, RATE // 2
-N_TIMES, N_BANDS = 100, 2
 FEATURE_SCALE = 10.0  # encoder outputs have norm 15-20, word embeddings 1
 DECODER = dict(
     hidden_size=WIDTH,
@@ -37,26 +34,6 @@ DECODER = dict(
     tie_word_embeddings=True,
     rope_parameters={"rope_type": "default", "rope_theta": 1e6},
 )
-
-
-def pick_sound(audio: np.ndarray) -> tuple[np.ndarray, int]:
-    """float32 [64000] for the encoder from a whole 16 kHz track [S], and how many of them are sound.
-
-    Eight half-second pieces spread evenly over the track; a track shorter than 4 s is taken whole and zero-padded.
-    """
-    if len(audio) >= N_SAMPLES:
-        starts = [(len(audio) - PIECE) * i // (N_PIECES - 1) for i in range(N_PIECES)]
-        return np.concatenate([audio[s : s + PIECE] for s in starts]).astype(np.float32), N_SAMPLES
-    return np.pad(audio, (0, N_SAMPLES - len(audio))).astype(np.float32), len(audio)
-
-
-def heard_sec(n_samples: int) -> np.ndarray:
-    """float64 [200]: the second of a track of `n_samples` at the middle of what each audio token hears."""
-    middles = (np.arange(N_TIMES) + 0.5) * N_SAMPLES / N_TIMES
-    if n_samples >= N_SAMPLES:
-        piece = middles // PIECE
-        middles += (n_samples - PIECE) * piece // (N_PIECES - 1) - piece * PIECE
-    return np.repeat(middles / RATE, N_BANDS)
 
 
 def mel_filters(n_mels: int = 64, n_fft: int = 512, low: float = 30.0, high: float = 8000.0) -> torch.Tensor:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastav.tiny.drawing import KINDS
-
-RATE = 16_000
+from fastav.tiny.sampling import RATE
 
 
 def _events(rng, n, low, high, event):

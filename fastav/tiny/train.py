@@ -27,11 +27,12 @@ from fastav.errors import UserError
 from fastav.tiny import batches, train_decoder, train_encoders
 from fastav.tiny.drawing import COLORS, KINDS
 from fastav.tiny.model import WIDTH, TinyAV, log_mel, save
+from fastav.tiny.tokenizer import Tokenizer
 
 # Seconds of each phase for --scale 1, chosen on two cores with bfloat16 instructions.
-VISION_SEC, AUDIO_SEC, DECODER_SEC = 360, 150, 1500
-N_ENCODER_VIDEOS, N_ENCODER_SOUNDS = 4500, 2500
-N_VIDEOS, N_SOUNDS, FIRST_SEED = 8000, 5000, 100_000  # the decoder's clips are not the encoders'
+VISION_SEC, AUDIO_SEC, DECODER_SEC = 440, 200, 3600
+N_ENCODER_VIDEOS, N_ENCODER_SOUNDS = 10_000, 5000
+N_VIDEOS, N_SOUNDS, FIRST_SEED = 14_000, 10_000, 100_000  # the decoder's clips are not the encoders'
 
 
 class Log:
@@ -47,30 +48,35 @@ class Log:
         print(line, file=sys.stderr, flush=True)
 
 
-def word_embeddings() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Fixed orthonormal word vectors [V, D], and those of the objects + none [13, D] and the colors + none [7, D]."""
-    tokenizer = TinyAV().tokenizer
-    vectors = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(7)))[0][: len(tokenizer.words)]
-    objects = vectors[[tokenizer.ids[w] for w in (*KINDS, "none")]]
-    colors = vectors[[tokenizer.ids[w] for w in (*COLORS, "none")]]
-    return vectors, objects, colors
+class Words:
+    """Fixed orthonormal vectors: of every word [V, D], of the objects + none [13, D], of the colors + none [7, D], and one
+    that no word has [D], which says how loud a sound is. D is 192, so the vocabulary has to stay below that.
+    """
+
+    def __init__(self):
+        tokenizer = Tokenizer()
+        vectors = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(7)))[0]
+        self.all, self.loud = vectors[: len(tokenizer.words)], vectors[-1]
+        self.objects = vectors[[tokenizer.ids[w] for w in (*KINDS, "none")]]
+        self.colors = vectors[[tokenizer.ids[w] for w in (*COLORS, "none")]]
 
 
 def vision_phase(path: Path, log: Log, scale: float) -> None:
     torch.set_num_threads(1)
-    _, objects, colors = word_embeddings()
+    words = Words()
     clips = train_encoders.render(train_encoders.video, range(N_ENCODER_VIDEOS), workers=1)
     frames, kinds, shades = (np.concatenate([clip[i] for clip in clips]) for i in (1, 2, 3))
-    encoder = train_encoders.train_vision(frames, kinds, shades, (objects, colors), VISION_SEC * scale, log)
+    encoder = train_encoders.train_vision(frames, kinds, shades, (words.objects, words.colors), VISION_SEC * scale, log)
     _write(encoder.state_dict(), path)
 
 
 def audio_phase(path: Path, log: Log, scale: float) -> None:
     torch.set_num_threads(1)
-    _, objects, _ = word_embeddings()
+    words = Words()
     clips = train_encoders.render(train_encoders.sound, range(N_ENCODER_SOUNDS), workers=1)
-    samples, labels = (np.stack([clip[i] for clip in clips]) for i in (1, 2))
-    _write(train_encoders.train_audio(samples, labels, objects, AUDIO_SEC * scale, log).state_dict(), path)
+    samples, labels, loudness = (np.stack([clip[i] for clip in clips]) for i in (1, 2, 3))
+    encoder = train_encoders.train_audio(samples, labels, loudness, words.objects, words.loud, AUDIO_SEC * scale, log)
+    _write(encoder.state_dict(), path)
 
 
 @torch.inference_mode()
@@ -83,7 +89,7 @@ def cache_phase(model: TinyAV, path: Path) -> None:
         video[i] = model.vision(pixels).flatten(0, 1).half()
         things.append(own)
     noises, labels, audio = [], [], torch.empty(N_SOUNDS, batches.N_AUDIO, WIDTH, dtype=torch.float16)
-    for i, (own, samples, moments) in enumerate(train_encoders.render(train_encoders.sound, seeds[:N_SOUNDS])):
+    for i, (own, samples, moments, _) in enumerate(train_encoders.render(train_encoders.sound, seeds[:N_SOUNDS])):
         audio[i] = model.audio(log_mel(torch.from_numpy(samples[None]).float()))[0].half()
         noises.append(own)
         labels.append(moments)
@@ -136,7 +142,7 @@ def assemble(work: Path) -> TinyAV:
     model = TinyAV()
     model.vision.load_state_dict(torch.load(work / "vision.pt"))
     model.audio.load_state_dict(torch.load(work / "audio.pt"))
-    model.decoder.get_input_embeddings().weight.data.copy_(word_embeddings()[0])
+    model.decoder.get_input_embeddings().weight.data.copy_(Words().all)
     return model.eval()
 
 

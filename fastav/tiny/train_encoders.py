@@ -16,11 +16,24 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fastav.tiny.drawing import COLORS, KINDS, sprite
-from fastav.tiny.model import N_TIMES, AudioEncoder, VisionEncoder, log_mel, pick_sound
-from fastav.tiny.world import N_FRAMES, SIDE, Noise, Thing, draw, play, random_noises, random_things
+from fastav.tiny.model import AudioEncoder, VisionEncoder, log_mel
+from fastav.tiny.sampling import N_FRAMES, N_TIMES, RATE, pick_sound
+from fastav.tiny.world import (
+    SHARE_CLUTTERED,
+    SIDE,
+    Noise,
+    Thing,
+    draw,
+    play,
+    random_noises,
+    random_seconds,
+    random_things,
+)
 
-N_OBJECTS = (0.06, 0.30, 0.34, 0.30)  # share of clips with 0..3 objects
-N_SOUNDS = (0.06, 0.54, 0.40)
+N_OBJECTS = (0.06, 0.28, 0.33, 0.33)  # share of clips with 0..3 objects
+N_SOUNDS = (0.05, 0.40, 0.33, 0.22)
+LOUDNESS = 10.0  # of features: what a sound of level e times the middle one adds along the word "loud"
+MIDDLE_LEVEL = 0.09
 NONE = len(KINDS)  # label of "no object" and "no sound"; for colors it is len(COLORS)
 
 
@@ -29,12 +42,14 @@ def training_things(rng) -> list[Thing]:
     return random_things(rng, kinds, held_out=False)
 
 
-def training_noises(rng) -> list[Noise]:
-    return random_noises(rng, rng.choice(len(KINDS), rng.choice(3, p=N_SOUNDS), replace=False))
+def training_noises(rng, seconds: float) -> list[Noise]:
+    return random_noises(rng, rng.choice(len(KINDS), rng.choice(4, p=N_SOUNDS), replace=False), seconds)
 
 
-def patch_labels(things: list[Thing]) -> tuple[np.ndarray, np.ndarray]:
-    """int64 [8, 16] object and color per patch: what covers more than 12 % of it, none below 2 %, -100 (ignored) between."""
+def patch_labels(things: list[Thing], shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [8, 16] object and color per patch: what covers more than 12 % of it, none below 2 %, -100 (ignored) between.
+    `shifts`: the camera's, int [8, 2] (x, y).
+    """
     share = np.zeros((len(things) + 1, N_FRAMES, SIDE, SIDE), np.float32)
     for i, thing in enumerate(things, 1):
         mask = sprite(KINDS[thing.kind], thing.size)[..., 0]
@@ -43,6 +58,7 @@ def patch_labels(things: list[Thing]) -> tuple[np.ndarray, np.ndarray]:
         for t in range(thing.first, thing.last + 1):
             x, y = int(x0 + (x1 - x0) * t / 7), int(y0 + (y1 - y0) * t / 7)
             share[i, t, y : y + thing.size, x : x + thing.size] = mask
+            share[i, t] = np.roll(share[i, t], shifts[t][::-1], (0, 1))
     share = share.reshape(len(share), N_FRAMES, 4, 28, 4, 28).mean((3, 5)).reshape(len(share), N_FRAMES, 16)
     best, most = share.argmax(0), share.max(0)
     kinds = np.array([NONE, *(t.kind for t in things)])[best]
@@ -52,33 +68,35 @@ def patch_labels(things: list[Thing]) -> tuple[np.ndarray, np.ndarray]:
     return (np.where(unsure, -100, np.where(clear, NONE, kinds)), np.where(unsure, -100, np.where(clear, len(COLORS), colors)))
 
 
-def sound_labels(noises: list[Noise], seconds: float) -> np.ndarray:
-    """int64 [100]: the sound at each of the encoder's 100 times, through the same choice of pieces as the sound itself."""
-    track = np.full(int(seconds * 16_000), NONE, np.float32)
+def sound_labels(noises: list[Noise], seconds: float) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [100] the sound at each of the encoder's times and float32 [100] its loudness (log of level over the middle
+    one, 0 where there is none), through the same choice of pieces as the sound itself.
+    """
+    n = int(seconds * RATE)
+    track = np.full((2, n), ((NONE,), (0.0,)), np.float32)
     for noise in noises:
-        track[int(noise.begin * len(track)) : int(noise.end * len(track))] = noise.kind
-    picked, n_samples = pick_sound(track)
-    picked[n_samples:] = NONE
-    return picked[320 :: len(picked) // N_TIMES].astype(np.int64)
-
-
-def clip_seconds(rng) -> float:
-    """Mostly 4 s; some longer, cut into pieces, and some shorter, zero-padded."""
-    return 4.0 if rng.random() < 0.6 else float(rng.uniform(2.5, 9.0))
+        track[:, int(noise.begin * n) : int(noise.end * n)] = ((noise.kind,), (np.log(noise.level / MIDDLE_LEVEL),))
+    (kinds, n_sound), (loudness, _) = pick_sound(track[0]), pick_sound(track[1])
+    kinds[n_sound:] = NONE
+    every = slice(320, None, len(kinds) // N_TIMES)
+    return kinds[every].astype(np.int64), loudness[every]
 
 
 def video(seed: int):
     """One video of the training world: its things, frames uint8 [8, 112, 112, 3], object and color labels int64 [8, 16]."""
     rng = np.random.default_rng([0, seed])
     things = training_things(rng)
-    return things, draw(rng, things), *patch_labels(things)
+    frames, shifts = draw(rng, things, cluttered=rng.random() < SHARE_CLUTTERED)
+    return things, frames, *patch_labels(things, shifts)
 
 
 def sound(seed: int):
-    """One sound track: its noises, float32 [64000] as the encoder takes it, labels int64 [100]."""
+    """One sound track: its noises, float32 [64000] as the encoder takes it, labels int64 [100] and loudness float32 [100]."""
     rng = np.random.default_rng([1, seed])
-    noises, seconds = training_noises(rng), clip_seconds(rng)
-    return noises, pick_sound(play(rng, noises, seconds))[0], sound_labels(noises, seconds)
+    seconds = random_seconds(rng)
+    noises = training_noises(rng, seconds)
+    track = play(rng, noises, seconds, cluttered=rng.random() < SHARE_CLUTTERED)
+    return noises, pick_sound(track)[0], *sound_labels(noises, seconds)
 
 
 def render(what, seeds, workers: int = 2) -> list:
@@ -107,32 +125,42 @@ def train_vision(frames, kinds, colors, words, seconds: float, log) -> VisionEnc
     return _fit(encoder, batch, 2e-3, seconds, log, "vision")
 
 
-def train_audio(samples, labels, words, seconds: float, log) -> AudioEncoder:
-    """samples float32 [n, 64000], labels int64 [n, 100], words [13, D]."""
+def train_audio(samples, labels, loudness, words, loud, seconds: float, log) -> AudioEncoder:
+    """samples float32 [n, 64000], labels int64 and loudness float32 [n, 100], words [13, D], loud [D]: where a token says
+    how loud its sound is.
+    """
     torch.manual_seed(0)
     encoder = AudioEncoder()
 
     def batch():
         pick = torch.randint(len(samples), (16,)).numpy()
         mel = log_mel(torch.from_numpy(samples[pick]))
-        return mel, ((torch.from_numpy(labels[pick]).repeat_interleave(2, 1), words, 1.0),)
+        label, level = (torch.from_numpy(x[pick]).repeat_interleave(2, 1) for x in (labels, loudness))
+        return mel, ((label, words, 1.0),), level
 
-    return _fit(encoder, batch, 2e-3, seconds, log, "audio")
+    def also(out, level):
+        """Of the tokens that hear a sound: squared error of the loudness."""
+        sounding = level != 0
+        return 2 * (out[sounding] @ loud / LOUDNESS - level[sounding]).square().mean()
+
+    return _fit(encoder, batch, 2e-3, seconds, log, "audio", also)
 
 
-def _fit(encoder: nn.Module, batch, rate: float, seconds: float, log, name: str) -> nn.Module:
+def _fit(encoder: nn.Module, batch, rate: float, seconds: float, log, name: str, also=None) -> nn.Module:
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=rate, weight_decay=0.02)
     began, step, last = time.time(), 0, 0.0
     while (spent := time.time() - began) < seconds:
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1, step / 50) * 0.5 * (1 + np.cos(np.pi * spent / seconds)) + 1e-6
-        inputs, targets = batch()
+        inputs, targets, *more = batch()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             out = encoder(inputs)
         loss = sum(
             weight * cross_entropy((out.float() @ words.T).flatten(0, 1), label.flatten(), ignore_index=-100)
             for label, words, weight in targets
         )
+        if also:
+            loss = loss + also(out.float(), *more)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
