@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from dataclasses import dataclass
 
 import torch
 
 from fastav.tiny.drawing import COLORS, KINDS
-from fastav.tiny.questions import N_TRAINING, NUMBERS, WORDINGS, YES_NO, caption, matching, place
+from fastav.tiny.questions import CHOICES, YES_NO_FAMILIES, Fact, facts, four_options, loudest, place
+from fastav.tiny.wordings import LETTER, ONE_WORD, YES_NO, seen
 from fastav.tiny.world import held_out_pair
 
 N_VIDEO, N_AUDIO = 128, 200
@@ -33,65 +35,112 @@ class Pairs:
             video = rng.randrange(len(self.things))
             seen = [t.kind for t in self.things[video]]
             if rng.random() < 0.5 and seen:
-                heard = frozenset(rng.sample(seen, min(len(seen), rng.choice((1, 1, 2)))))
+                heard = frozenset(rng.sample(seen, min(len(seen), rng.choice((1, 1, 2, 2, 3)))))
             elif rng.random() < 0.5 and seen:
-                heard = frozenset((rng.choice(seen), rng.randrange(len(KINDS))))
+                heard = frozenset((rng.choice(seen), *(rng.randrange(len(KINDS)) for _ in range(rng.choice((1, 1, 2))))))
             else:
                 heard = frozenset(x.kind for x in self.noises[rng.randrange(len(self.noises))])
             if self.by_sounds.get(heard) and not any(held_out_pair(s, h) for s in seen for h in heard):
                 return video, rng.choice(self.by_sounds[heard])
 
 
-def examples(rng: random.Random, things, noises, hidden_kinds=frozenset()) -> list[tuple[str, str, float, bool]]:
-    """(question, answer, weight, is a list) of one clip. things or noises None: the clip lacks that stream.
-    `hidden_kinds`: objects that only unsampled frames show; nothing is asked about them."""
-    seen = None if things is None else [t.kind for t in things]
-    heard = None if noises is None else [n.kind for n in noises]
-    out: list[tuple[str, str, float, bool]] = []
+# How often a family is asked of a clip that has such facts, and the weight of its loss.
+ASKED = {
+    "matching": (1.0, 2.0),
+    "caption": (1.0, 0.7),
+    "count": (0.8, 1.5),
+    "color": (0.7, 1.0),
+    "place": (0.6, 1.0),
+    "first": (0.8, 1.5),
+    "end": (0.5, 1.0),
+    "more": (0.7, 1.5),
+    "loudest": (0.7, 1.5),
+    "sounding": (0.8, 1.5),
+    "louder": (0.5, 1.5),
+    "longer": (0.5, 1.5),
+    "heard_count": (0.6, 1.0),
+    "first_place": (0.7, 1.5),
+    "loudest_place": (0.7, 1.5),
+}
 
-    def ask(family, answer, weight, kind=None):
-        text = rng.choice(WORDINGS[family][:N_TRAINING])
-        text = text.format(KINDS[kind]) if kind is not None else text
-        if answer in ("yes", "no") and rng.random() < 0.5:
-            text += YES_NO
-        out.append((text, answer, weight, False))
+
+@dataclass(frozen=True)
+class Example:
+    """A question with its answer and weight. A list ("color? bell red car blue") has the answer in every second word, and no
+    sign that the assistant begins.
+    """
+
+    family: str
+    text: str
+    answer: str
+    weight: float
+    is_list: bool = False
+
+
+def examples(rng: random.Random, things, noises, hidden_kinds=frozenset()) -> list[Example]:
+    """The questions that are asked of one clip. things or noises None: the clip lacks that stream. `hidden_kinds`: objects
+    that only unsampled frames show; no question names them, and none is asked that they would decide.
+    """
+    kinds_seen = [t.kind for t in things or ()]
+    kinds_heard = [n.kind for n in noises or ()]
+    found, out = facts(things, noises), []
+    if hidden_kinds & set(kinds_heard):
+        for family in ("matching", "sounding", "first_place", "loudest_place"):
+            found.pop(family, None)
+
+    def ask(fact: Fact, weight):
+        text = fact.text(rng.choice(seen(fact.family)))
+        if fact.family in YES_NO_FAMILIES:
+            text += rng.choice(YES_NO) if rng.random() < 0.5 else ""
+        elif fact.family != "caption":
+            text += rng.choice(ONE_WORD) if rng.random() < 0.15 else ""
+        out.append(Example(fact.family, text, fact.answer, weight))
 
     def absent(present, other):
         """A kind that is not there; mostly one of the other stream, which is what hallucination would name."""
-        others = [k for k in other or () if k not in present and k not in hidden_kinds]
+        others = [k for k in other if k not in present and k not in hidden_kinds]
         if others and rng.random() < 0.6:
             return rng.choice(others)
         return rng.choice([k for k in range(len(KINDS)) if k not in present and k not in hidden_kinds])
 
-    def listing(head, kinds, answer, weight):
-        out.append((f"{head}?", " ".join(f"{KINDS[k]} {answer(k)}" for k in kinds), weight, True))
+    def yes_and_no(family, present, other, weight):
+        by_kind = {fact.blanks[0]: fact for fact in found[family]}
+        ask(by_kind[rng.choice(present)], weight)
+        ask(by_kind[absent(present, other)], weight)
 
-    def mixed(present, other):
+    def listing(head, answers: dict[int, str], weight):
+        kinds = rng.sample(sorted(answers), len(answers))
+        words = " ".join(f"{KINDS[k]} {answers[k]}" for k in kinds)
+        out.append(Example(f"list {head}", f"{head}?", words, weight, True))
+
+    def mixed(head, present, other, weight):
         kinds = set(present) | {absent(present, other) for _ in range(3)}
-        return rng.sample(sorted(kinds), len(kinds))
+        listing(head, {k: "yes" if k in present else "no" for k in kinds}, weight)
 
-    if seen:
-        ask("visible", "yes", 1.5, rng.choice(seen))
-        ask("visible", "no", 1.5, absent(seen, heard))
-        thing = rng.choice(things)
-        ask("color", COLORS[thing.color], 1.0, thing.kind)
-        thing = rng.choice(things)
-        ask("place", place(thing), 1.0, thing.kind)
-        colors, places = {t.kind: COLORS[t.color] for t in things}, {t.kind: place(t) for t in things}
-        shuffled = rng.sample(seen, len(seen))
-        listing("color", shuffled, colors.get, 2.0)
-        listing("left or right", shuffled, places.get, 2.0)
-    if seen is not None:
-        listing("visible", mixed(seen, heard), lambda k: "yes" if k in seen else "no", 1.0)
-        ask("count", NUMBERS[len(seen)], 1.0)
-    if heard:
-        ask("heard", "yes", 1.0, rng.choice(heard))
-        ask("heard", "no", 1.0, absent(heard, seen))
-        if seen is not None:
-            ask("matching", "yes" if matching(things, noises) else "no", 2.0)
-    if heard is not None:
-        listing("making sound", mixed(heard, seen), lambda k: "yes" if k in heard else "no", 1.0)
-    ask("caption", caption(things, noises), 0.7)
+    if kinds_seen:
+        yes_and_no("visible", kinds_seen, kinds_heard, 1.5)
+        listing("color", {t.kind: COLORS[t.color] for t in things}, 2.0)
+        listing("left or right", {t.kind: place(t) for t in things}, 2.0)
+    if kinds_heard:
+        yes_and_no("heard", kinds_heard, kinds_seen, 1.5)
+    if things is not None:
+        mixed("visible", kinds_seen, kinds_heard, 1.0)
+    if noises is not None:
+        mixed("making sound", kinds_heard, kinds_seen, 1.0)
+    if len(kinds_heard) > 1:
+        listing("first or last", {kinds_heard[0]: "first", kinds_heard[-1]: "last"}, 2.0)
+    if most := loudest(noises or []):
+        listing("loudest", {n.kind: "yes" if n is most else "no" for n in noises}, 1.0)
+    for family, (share, weight) in ASKED.items():
+        if found.get(family) and rng.random() < share:
+            ask(rng.choice(found[family]), weight)
+    choices = [f for f in CHOICES if found.get(f)]
+    for family in rng.sample(choices, min(len(choices), 1 + (rng.random() < 0.3))):
+        fact = rng.choice(found[family])
+        text, letter = four_options(
+            rng, fact, fact.text(rng.choice(seen(family))), rng.choice(LETTER), [*kinds_seen, *hidden_kinds], kinds_heard
+        )
+        out.append(Example("four options", text, letter, 1.5))
     return out
 
 
@@ -117,8 +166,6 @@ class Batch:
                 lost = max(lost, 0.1)
             has_video, has_audio = lost >= 0.05, not 0.05 <= lost < 0.1
             asked = examples(rng, shown if has_video else None, noises if has_audio else None, hidden)
-            if hidden & {n.kind for n in noises}:
-                asked = [e for e in asked if e[1] not in ("yes", "no") or "match" not in e[0]]
             rows.append((has_video, has_audio, asked))
             labels = cache.sound_labels[a][[c // 2 for c in audio_columns]]
             kinds = {t.kind for t in shown}
@@ -132,13 +179,15 @@ class Batch:
 
     def _texts(self, rows, tokenizer, video_columns, audio_columns):
         n_media = 2 + len(video_columns) + len(audio_columns)
-        texts = []
+        texts, self.families = [], {}  # family -> its number in `family`, which is -1 where an answer ends
         for has_video, has_audio, asked in rows:
             end = 2 + N_VIDEO * has_video + N_AUDIO * has_audio
-            ids, positions, segments, labels, weights = [], [], [], [], []
-            for segment, (question, answer, weight, is_list) in enumerate(asked):
-                head = tokenizer.encode(question) + ([] if is_list else [tokenizer.assistant_id])
-                tail = tokenizer.encode(answer) + ([] if is_list else [tokenizer.eos_id])
+            ids, positions, segments, labels, weights, asked_of = [], [], [], [], [], []
+            for segment, example in enumerate(asked):
+                is_list = example.is_list
+                head = tokenizer.encode(example.text) + ([] if is_list else [tokenizer.assistant_id])
+                tail = tokenizer.encode(example.answer) + ([] if is_list else [tokenizer.eos_id])
+                family = self.families.setdefault(example.family, len(self.families))
                 words = head + tail
                 for i, word in enumerate(words):
                     follows = words[i + 1] if i + 1 < len(words) else -100
@@ -149,12 +198,13 @@ class Batch:
                     positions.append(end + i)
                     segments.append(segment)
                     labels.append(follows if answered else -100)
-                    weights.append(weight * (0.3 if follows == tokenizer.eos_id else 1.0) / (2 if is_list else 1))
-            texts.append((ids, positions, segments, labels, weights))
+                    weights.append(example.weight * (0.3 if follows == tokenizer.eos_id else 1.0) / (2 if is_list else 1))
+                    asked_of.append(family if follows != tokenizer.eos_id else -1)
+            texts.append((ids, positions, segments, labels, weights, asked_of))
         n_text = max(len(t[0]) for t in texts)
         pad = lambda i, value: torch.tensor([t[i] + [value] * (n_text - len(t[i])) for t in texts])  # noqa: E731
         self.ids, text_positions, segment = pad(0, 0), pad(1, 0), pad(2, -1)
-        self.labels, self.weights = pad(3, -100), pad(4, 0.0)
+        self.labels, self.weights, self.family = pad(3, -100), pad(4, 0.0), pad(5, -1)
         has = torch.tensor([[r[0], r[1]] for r in rows])
         b = len(rows)
         media = torch.tensor([0, 1, *(2 + c for c in video_columns), *(2 + N_VIDEO + c for c in audio_columns)])
@@ -169,9 +219,8 @@ class Batch:
         mask[:, :, :n_media] &= visible[:, None]
         mask[:, n_media:, n_media:] &= segment[:, :, None] == segment[:, None]
         mask |= torch.eye(n, dtype=torch.bool)
-        no_video, no_audio = mask.clone(), mask.clone()
-        no_video[:, n_media:, 2 : 2 + len(video_columns)] = False
-        no_audio[:, n_media:, 2 + len(video_columns) : n_media] = False
-        self.mask, self.no_video, self.no_audio = mask[:, None], no_video[:, None], no_audio[:, None]
+        no_media = mask.clone()
+        no_media[:, n_media:, 2:n_media] = False
+        self.mask, self.no_media = mask[:, None], no_media[:, None]
         self.n_media = n_media
         self.audio_columns = slice(2 + len(video_columns), n_media)

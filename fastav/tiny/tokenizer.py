@@ -6,36 +6,42 @@ import re
 
 from fastav.errors import UserError
 from fastav.tiny.drawing import COLORS, KINDS
-from fastav.tiny.questions import NUMBERS, WORDINGS, YES_NO
+from fastav.tiny.questions import LETTERS, NUMBERS
+from fastav.tiny.wordings import LETTER, ONE_WORD, WORDINGS, YES_NO
 
 SPECIAL = ("<bos>", "<user>", "<assistant>", "<eos>", "none")
 _ALIASES = {"colour": "color", "colours": "color", "an": "a"}
+_ANSWERED = (
+    "yes",
+    "no",
+    "left",
+    "right",
+    "more",
+    "fewer",
+    "a",
+    "and",
+    "is",
+    "are",
+    "visible",
+    "heard",
+    "nothing",
+    ",",
+    ".",
+    "object",
+)
+# The letter of an option is a word of its own, in upper case: the article is none.
+_WORD = re.compile(rf"(?P<letter>(?<![A-Za-z])[{LETTERS}](?=[.)]|$))|[A-Za-z]+|[0-9]+|[^\sA-Za-z0-9]")
 
 
 def split(text: str) -> list[str]:
-    return re.findall(r"[a-z]+|[0-9]+|[^\sa-z0-9]", text.lower())
+    return [m.group() if m["letter"] else m.group().lower() for m in _WORD.finditer(text.strip())]
 
 
 def _vocabulary() -> list[str]:
-    asked = [w for wordings in WORDINGS.values() for text in (*wordings, YES_NO) for w in split(text.replace("{}", " "))]
-    answered = [
-        "yes",
-        "no",
-        "left",
-        "right",
-        "a",
-        "and",
-        "is",
-        "are",
-        "visible",
-        "heard",
-        "nothing",
-        ",",
-        ".",
-        "object",
-        *NUMBERS,
-    ]
-    return list(dict.fromkeys((*SPECIAL, *KINDS, *COLORS, *answered, *asked)))
+    asked = [text.replace("{}", " ") for wordings in (*WORDINGS.values(), YES_NO, LETTER, ONE_WORD) for text in wordings]
+    lists = ("longest", "last", "(", ")")
+    words = [w for text in asked for w in split(text)]
+    return list(dict.fromkeys((*SPECIAL, *KINDS, *COLORS, *_ANSWERED, *NUMBERS, *LETTERS, *lists, *words)))
 
 
 class Tokenizer:

@@ -10,8 +10,8 @@ The loss is on answers (batches.py). What makes it learn in minutes (each found 
   identity and joins later.
 
 Late reading: a plainly trained model has read everything from the media by layer 2, and then any pruning is free. Here
-text may not attend to video in the lower half, nor to audio in the upper half, in some of the steps, so that it reads
-audio early and video late. The finished model is the stock decoder with no such mask.
+text may not attend to video and audio in the lower half: in all steps at first, in half of them at the end. What audio
+learns of video there stays open. The finished model is the stock decoder with no such mask.
 """
 
 from __future__ import annotations
@@ -27,20 +27,22 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fastav.tiny.batches import Batch
-from fastav.tiny.drawing import COLORS, KINDS
 from fastav.tiny.model import FEATURE_SCALE, WIDTH, TinyAV
-from fastav.tiny.questions import NUMBERS
 
-GROW = 0.28  # share of the time after which the lower half joins
-LATE = 4  # text may read video from this layer on
+GROW = 0.12  # share of the time after which the lower half joins
+LATE = 4  # text may read video and audio from this layer on
+BLOCKED = 0.75  # share of the time up to which that holds in all steps, then in half of them
+SLOW = 0.35  # last share of the time, over which the learning rate falls to 0
+# Frames taken and stride of the audio tokens: before the decoder grows, and after with these shares.
+FEW = (4, 8)
+SAMPLES, SHARES = (FEW, (5, 4), (8, 3), (8, 1)), (0.3, 0.3, 0.2, 0.2)
 N_ROWS = 8  # clips per process and step
 
 
-def forward(model: TinyAV, batch: Batch, grown: bool = True, no_video: bool = False, no_audio: bool = False):
+def forward(model: TinyAV, batch: Batch, grown: bool = True, blocked: bool = False):
     """(text hidden [B, T, D] before the final norm, audio hidden [B, a, D] halfway) under the batch's masks.
 
-    Before the decoder is grown only its upper half runs. `no_video`: text may not attend to video in the lower half;
-    `no_audio`: nor to audio in the upper half.
+    Before the decoder is grown only its upper half runs. `blocked`: text may not attend to the media in the lower half.
     """
     decoder = model.decoder.model
     words = decoder.embed_tokens
@@ -53,19 +55,18 @@ def forward(model: TinyAV, batch: Batch, grown: bool = True, no_video: bool = Fa
     hidden = torch.cat([start, *media, words(batch.ids)], 1)
     rotary = decoder.rotary_emb(hidden, batch.positions)
     middle = None
-    lower = batch.no_video if no_video else batch.mask
-    upper = batch.no_audio if no_audio else batch.mask
+    lower = batch.no_media if blocked else batch.mask
     for index, layer in enumerate(decoder.layers):
         if index < LATE and not grown:
             continue
-        hidden = layer(hidden, attention_mask=lower if index < LATE else upper, position_embeddings=rotary)
+        hidden = layer(hidden, attention_mask=lower if index < LATE else batch.mask, position_embeddings=rotary)
         if index + 1 == (LATE if grown else LATE + 2):
             middle = hidden[:, batch.audio_columns]
     return hidden[:, batch.n_media :], middle
 
 
 def loss_of(model: TinyAV, batch: Batch, head: nn.Linear, **masks):
-    """(loss, accuracy counts by answer kind)."""
+    """(loss, bool [n] of the words of answers: was it right, their places in `batch`)."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         text, middle = forward(model, batch, **masks)
         flags = head(middle)
@@ -77,7 +78,7 @@ def loss_of(model: TinyAV, batch: Batch, head: nn.Linear, **masks):
     if valid.any():
         scale = torch.tensor([0.2, 1.0, 1.0])
         loss = loss + 0.3 * cross_entropy(flags.float()[valid], batch.flags[valid], weight=scale)
-    return loss, (out.argmax(-1) == target), weight, target
+    return loss, out.argmax(-1) == target, where
 
 
 class Muon:
@@ -150,17 +151,13 @@ def train(model: TinyAV, cache, seconds: float, log, checkpoint: Path, save, ran
 
     while spent < seconds:
         part = spent / seconds
-        rate = min(1.0, (step + 1) / 30) * min(1.0, (1 - part) / 0.35)
+        rate = min(1.0, (step + 1) / 30) * min(1.0, (1 - part) / SLOW)
         grown = part >= GROW
         shared, own = random.Random(step), random.Random(f"{step} {rank}")
-        frames, stride = (3, 8) if part < GROW else shared.choices(((3, 8), (5, 4), (8, 3), (8, 1)), (0.35, 0.25, 0.2, 0.2))[0]
-        masks = {
-            "grown": grown,
-            "no_video": shared.random() < (1.0 if part < 0.75 else 0.4),
-            "no_audio": shared.random() < 0.8,
-        }
+        frames, stride = shared.choices(SAMPLES, SHARES)[0] if grown else FEW
+        blocked = part < BLOCKED or shared.random() < 0.5
         batch = Batch(own, cache, model.tokenizer, N_ROWS, frames, stride)
-        loss, right, weight, target = loss_of(model, batch, head, **masks)
+        loss, right, where = loss_of(model, batch, head, grown=grown, blocked=blocked)
         for p in (*others, *matrices):
             p.grad = torch.zeros_like(p)  # the lower half has no gradient before the decoder is grown
         loss.backward()
@@ -171,9 +168,9 @@ def train(model: TinyAV, cache, seconds: float, log, checkpoint: Path, save, ran
         adam.step()
         muon.step(0.02 * rate)
         step += 1
-        _count(tally, right, weight, target, model.tokenizer.words)
+        _count(tally, right, batch.family[where], batch.families)
         tally["loss"].append(loss.item())
-        if rank == 0 and spent - last_log > 20:
+        if rank == 0 and spent - last_log > 30:
             last_log = spent
             log(
                 phase="decoder",
@@ -201,22 +198,9 @@ def _average_gradients(parameters, spent: float) -> float:
     return float(flat[0])
 
 
-def _count(tally, right, weight, target, words):
-    """Accuracy by weight and answer word: tells visible (1.5), matching (2.0), heard (1.0) and the lists apart well
-    enough to watch.
-    """
-    answer = [words[t] for t in target.tolist()]
-    for ok, w, word in zip(right.tolist(), weight.tolist(), answer, strict=True):
-        if word in ("yes", "no"):
-            name = {1.5: "V", 2.0: "M", 1.0: "A", 0.5: "list"}.get(round(w, 2), "?")
-        elif word in COLORS:
-            name = "color" if w == 1.0 else "color list/caption"
-        elif word in ("left", "right"):
-            name = "place" if w == 1.0 else "place list"
-        elif word in NUMBERS:
-            name = "count"
-        elif word in KINDS:
-            name = "caption kinds"
-        else:
-            continue
-        tally[name].append(ok)
+def _count(tally, right, family, families) -> None:
+    """Right or not, for each word of an answer, under the name of its family."""
+    names = {number: name for name, number in families.items()}
+    for ok, number in zip(right.tolist(), family.tolist(), strict=True):
+        if number >= 0:
+            tally[names[number]].append(ok)
