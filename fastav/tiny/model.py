@@ -20,7 +20,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from fastav.errors import UserError
 from fastav.tiny.sampling import N_BANDS, N_SAMPLES, N_TIMES, RATE
-from fastav.tiny.tokenizer import Tokenizer
+from fastav.tiny.tokenizer import SPECIAL, Tokenizer
 
 WIDTH = 192
 FEATURE_SCALE = 10.0  # encoder outputs have norm 15-20, word embeddings 1
@@ -117,11 +117,11 @@ class Projector(nn.Module):
 
 
 class TinyAV(nn.Module):
-    """The whole model; see the module."""
+    """The whole model; see the module. words: its vocabulary, by default that of the world's questions."""
 
-    def __init__(self):
+    def __init__(self, words: list[str] | None = None):
         super().__init__()
-        self.tokenizer = Tokenizer()
+        self.tokenizer = Tokenizer(words)
         self.vision, self.audio = VisionEncoder(), AudioEncoder()
         self.vision_projector, self.audio_projector = Projector(16), Projector(N_BANDS)
         config = Qwen2Config(
@@ -170,7 +170,6 @@ def save(model: TinyAV, folder: str | Path) -> None:
 def load(folder: str | Path) -> TinyAV:
     """The model in float32 on CPU, ready to answer. Raises UserError naming missing, unexpected or misshapen tensors."""
     folder = Path(folder)
-    model = TinyAV()
     try:
         words = json.loads((folder / "config.json").read_text())["words"]
         state = load_file(folder / "model.safetensors")
@@ -178,10 +177,9 @@ def load(folder: str | Path) -> TinyAV:
         raise UserError(f"cannot load FastAV-tiny from {folder}: {type(error).__name__}: {error}") from error
     except Exception as error:  # safetensors raises its own class for a damaged file
         raise UserError(f"{folder / 'model.safetensors'} is damaged: {error}") from error
-    if words != model.tokenizer.words:
-        raise UserError(
-            f"{folder / 'config.json'} lists other words than this version knows; retrain or use the version that made it"
-        )
+    if not (isinstance(words, list) and len(set(words)) == len(words) and set(SPECIAL) <= set(words)):
+        raise UserError(f"{folder / 'config.json'} must list the model's words, once each, among them {', '.join(SPECIAL)}")
+    model = TinyAV(words)
     wanted = {k: v.shape for k, v in model.state_dict().items() if _is_saved(k)}
     wrong = sorted(set(wanted) ^ set(state)) + sorted(k for k in set(wanted) & set(state) if wanted[k] != state[k].shape)
     if wrong:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 
 from fastav.errors import UserError
 from fastav.tiny.drawing import COLORS, KINDS
@@ -45,20 +46,27 @@ def _vocabulary() -> list[str]:
 
 
 class Tokenizer:
-    """words: the vocabulary, by id. encode splits off punctuation and lower-cases; decode spells an answer as a sentence."""
+    """words: the vocabulary, by id; a checkpoint brings its own. encode splits off punctuation and lower-cases; decode spells
+    an answer as a sentence.
+    """
 
-    def __init__(self):
-        self.words = _vocabulary()
+    def __init__(self, words: list[str] | None = None):
+        self.words = words or _vocabulary()
         self.ids = {word: i for i, word in enumerate(self.words)}
         self.bos_id, self.user_id, self.assistant_id, self.eos_id = (self.ids[w] for w in SPECIAL[:4])
 
     def encode(self, text: str) -> list[int]:
-        """Raises UserError naming the first unknown word and listing the known ones."""
+        """Raises UserError naming the first unknown word and the nearest known ones."""
         words = [_ALIASES.get(w, w) for w in split(text)]
         for word in words:
             if word not in self.ids:
                 known = sorted(w for w in self.words if w.isalpha())
-                raise UserError(f"FastAV-tiny does not know the word {word!r}; it knows: {', '.join(known)}")
+                nearest = get_close_matches(word, known, n=3, cutoff=0.5)
+                raise UserError(
+                    f"FastAV-tiny does not know the word {word!r}"
+                    + (f"; the nearest that it knows: {', '.join(nearest)}" if nearest else "")
+                    + f". Its config.json lists all {len(known)} words; it knows the objects {', '.join(KINDS)}"
+                )
         return [self.ids[w] for w in words]
 
     def decode(self, ids: list[int]) -> str:
