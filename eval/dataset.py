@@ -20,7 +20,6 @@ class Dataset:
     questions: tuple[Question, ...]  # in annotation order
     scorers: Mapping[str, Scorer]  # task -> scorer
     columns: Mapping[str, tuple[str, ...]]  # title -> tasks pooled in it, question by question
-    wordings: Mapping[str, str]  # question text -> "seen" or "unseen" in training; empty where not known
     file: Callable[[str], Path]  # clip_id -> where the clip would be; it need not be there
 
     def scorer(self, question: Question) -> Scorer:

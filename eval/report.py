@@ -28,6 +28,7 @@ def report(summary: Summary) -> str:
         _pairs(summary, labels),
         _baselines(summary),
         _wordings(summary),
+        _clutter(summary),
         _errors(summary.errors, labels),
         *_unread(summary, labels),
     ]
@@ -142,13 +143,28 @@ def _baselines(summary: Summary) -> str:
 
 
 def _wordings(summary: Summary) -> str:
-    rows = [["wordings", "method", "seen in training", "n", "unseen", "n"]]
+    rows = [["wordings", "method", "seen in training", "n", "unseen", "n", "unseen - seen, same facts", "95 % interval", "n"]]
     for m in summary.methods:
         for task, of in m.wordings.items():
             if of.seen.n and of.unseen.n:
                 numbers = [percent(of.seen.accuracy), str(of.seen.n), percent(of.unseen.accuracy), str(of.unseen.n)]
-                rows.append([task, m.label, *numbers])
+                paired = _difference(of.unseen_minus_seen)[:3] if of.unseen_minus_seen.n else ["-", "-", "0"]
+                rows.append([task, m.label, *numbers, *paired])
     return table(rows) if len(rows) > 1 else ""
+
+
+def _clutter(summary: Summary) -> str:
+    """A row for each method: clean / cluttered, in every column that has both."""
+    titles = {t for m in summary.methods for t, of in m.clutter_columns.items() if of.clean.n and of.cluttered.n}
+    titles = [t for t in summary.methods[0].clutter_columns if t in titles] if summary.methods else []
+    rows = [["clean / cluttered clips", *titles]]
+    for m in summary.methods:
+        shares = [m.clutter_columns[t] for t in titles]
+        rows.append([m.label, *(f"{percent(of.clean.accuracy)} / {percent(of.cluttered.accuracy)}" for of in shares)])
+    if titles:
+        first = [summary.methods[0].clutter_columns[t] for t in titles]
+        rows.append(["questions", *(f"{of.clean.n} / {of.cluttered.n}" for of in first)])
+    return table(rows) if titles else ""
 
 
 def _errors(errors: Sequence[Error], labels: Labels) -> str:

@@ -30,6 +30,15 @@ class Wordings:
 
     seen: Share
     unseen: Share
+    unseen_minus_seen: Difference  # over the facts that were asked about in both
+
+
+@dataclass(frozen=True)
+class Clutter:
+    """Questions about clean clips and about cluttered ones."""
+
+    clean: Share
+    cluttered: Share
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,9 @@ class MethodSummary:
     errors: int
     columns: Mapping[str, Share]  # title -> share
     tasks: Mapping[str, TaskSummary]
-    wordings: Mapping[str, Wordings]  # by task; empty where the set does not say
+    wordings: Mapping[str, Wordings]  # by task; this and the next two are empty where the set does not say
+    clutter_columns: Mapping[str, Clutter]  # by column
+    clutter_tasks: Mapping[str, Clutter]  # by task
     flops_relative_percent: float | None
     flops_paper_relative_percent: float | None
     fvcore_off_percent: float | None

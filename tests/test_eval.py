@@ -1,6 +1,7 @@
 """The evaluation door from arguments to tables, with a stub in the place of the model. Oracles: counts done by hand."""
 
 import json
+import re
 import os
 import signal
 import subprocess
@@ -277,13 +278,65 @@ def test_other_weights_under_the_same_path_are_refused(session, data, tmp_path, 
     assert "other weights_sha256" in capsys.readouterr().err
 
 
-def test_wordings_unseen_in_training_are_counted_apart(session, data, tmp_path, capsys):
-    (data / "wordings.json").write_text(json.dumps({VISIBLE_TEXT: "seen", "Is the car visible in the video?": "unseen"}))
+def with_fields(data, fields):
+    """The set's records with `fields(record)` added to each."""
+    records = json.loads((data / "QA.json").read_text())
+    write(data, [record | fields(record) for record in records])
+
+
+def test_wordings_unseen_in_training_are_counted_apart_and_facts_asked_in_both_are_paired(session, data, tmp_path, capsys):
+    """Always yes: right on the dog, wrong on the car. As if the car were the dog's fact in other words: of 4 pairs 4 are lost."""
+    with_fields(
+        data,
+        lambda r: (
+            {"wording": "seen" if r["text"] == VISIBLE_TEXT else "unseen", "fact": f"{r['video_id']}-visible"}
+            if r["task"] == VISIBLE
+            else {}
+        ),
+    )
     evaluate(data, tmp_path / "out")
     out = capsys.readouterr().out
-    split = method(json.loads(out.splitlines()[-1]), 0)["wordings"][VISIBLE]  # always yes: right on the dog, wrong on the car
+    wordings = method(json.loads(out.splitlines()[-1]), 0)["wordings"]
+    split = wordings[VISIBLE]
+    assert set(wordings) == {VISIBLE}
     assert (split["seen"]["right"], split["seen"]["n"], split["unseen"]["right"], split["unseen"]["n"]) == (4, 4, 0, 4)
-    assert "seen in training" in out
+    paired = split["unseen_minus_seen"]
+    assert (paired["n"], paired["difference"], paired["only_a_right"], paired["only_b_right"]) == (4, -1.0, 0, 4)
+    assert "seen in training" in out and "-100.00" in out
+
+
+def test_clean_and_cluttered_clips_are_counted_apart(session, data, tmp_path, capsys):
+    """Always yes, a clip of four cluttered: 2 right answers to 3 questions in each clip, 3 where audio and video match."""
+    with_fields(data, lambda r: {"cluttered": r["video_id"] == "00001"})
+    evaluate(data, tmp_path / "out")
+    out = capsys.readouterr().out
+    vanilla = method(json.loads(out.splitlines()[-1]), 0)
+    column, task = vanilla["clutter_columns"]["Avg"], vanilla["clutter_tasks"][HEARD]
+    assert [(column[how]["right"], column[how]["n"]) for how in ("clean", "cluttered")] == [(7, 12), (3, 4)]
+    assert [(task[how]["right"], task[how]["n"]) for how in ("clean", "cluttered")] == [(3, 3), (1, 1)]
+    assert "clean / cluttered clips" in out and "58.3 / 75.0" in out and "12 / 4" in out
+
+
+def test_a_set_that_does_not_say_has_neither_table(session, data, tmp_path, capsys):
+    evaluate(data, tmp_path / "out")
+    out = capsys.readouterr().out
+    vanilla = method(json.loads(out.splitlines()[-1]), 0)
+    assert vanilla["wordings"] == vanilla["clutter_columns"] == vanilla["clutter_tasks"] == {}
+    assert "seen in training" not in out and "cluttered" not in out.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"cluttered": 1}, "record 0 .* must have true or false as cluttered, got 1"),
+        ({"wording": "known"}, 'must have "seen" or "unseen" as wording, got \'known\''),
+        ({"fact": None}, "must have a text as fact, got None"),
+    ],
+)
+def test_optional_fields_of_another_kind_are_named(session, data, tmp_path, capsys, fields, message):
+    with_fields(data, lambda r: fields)
+    assert evaluate(data, tmp_path / "out") == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

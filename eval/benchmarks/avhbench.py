@@ -32,4 +32,4 @@ def load(root: Path, name: str) -> Dataset:
     """The benchmark under `root`. Raises UserError when it is not there or not in the schema."""
     file, videos = schema.find(root, ("QA.json", "json/qa.json", "json/QA.json", "qa.json"), ("", "AVHBench_v0"))
     questions, sha256 = schema.read(file, TASKS, ALIASES, INSTRUCTIONS)
-    return Dataset(name, file, sha256, questions, TASKS, COLUMNS, schema.wordings(file), schema.mp4(videos))
+    return Dataset(name, file, sha256, questions, TASKS, COLUMNS, schema.mp4(videos))

@@ -3,6 +3,9 @@
 The file is one JSON array of flat records with four text fields: video_id, task, text, label. There is no question id, and
 (video_id, task, text) is not unique (AVHBench has such pairs, two of them with contradictory labels), so a question is
 known by its position in the file together with the hash of its record.
+
+Rendered sets (fastav.tiny.render) tell more of a question: `cluttered` (bool), `wording` ("seen" or "unseen" in training) and
+`fact` (see Question).
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from fastav.errors import UserError
 from fastav.question import Question
 
 FIELDS = ("video_id", "task", "text", "label")
+OPTIONAL = {"cluttered": (True, False), "wording": ("seen", "unseen"), "fact": None}  # field -> its values; None: any text
 
 
 def find(root: Path, files: tuple[str, ...], packings: tuple[str, ...] = ("",)) -> tuple[Path, Path]:
@@ -63,6 +67,12 @@ def read(
         allowed = scorers[task].labels
         if allowed and record["label"] not in allowed:
             raise UserError(f"{where} must be labelled {' or '.join(allowed)}, got {record['label']!r}")
+        more = {field: record[field] for field in OPTIONAL if field in record}
+        for field, value in more.items():
+            values = OPTIONAL[field]
+            if not (isinstance(value, str) if values is None else (type(value), value) in [(type(v), v) for v in values]):
+                allowed = "a text" if values is None else " or ".join(json.dumps(v) for v in values)
+                raise UserError(f"{where} must have {allowed} as {field}, got {value!r:.200}")
         digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
         questions.append(
             Question(
@@ -73,6 +83,7 @@ def read(
                 text=record["text"],
                 prompt=record["text"] + instructions.get(task, ""),
                 label=record["label"],
+                **more,
             )
         )
     return tuple(questions), hashlib.sha256(data).hexdigest()
@@ -81,20 +92,3 @@ def read(
 def mp4(videos: Path) -> Callable[[str], Path]:
     """clip_id -> the file of that name in the folder."""
     return lambda clip_id: videos / f"{clip_id}.mp4"
-
-
-def wordings(annotations: Path) -> dict[str, str]:
-    """Question text -> "seen" or "unseen", from `wordings.json` beside the annotations; empty without that file.
-
-    Rendered sets have it (fastav.tiny.scenes): which questions are put in words that no training question used.
-    """
-    file = annotations.parent / "wordings.json"
-    if not file.is_file():
-        return {}
-    try:
-        found = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{str(file)!r} is not JSON: {error}") from None
-    if not isinstance(found, dict) or not set(found.values()) <= {"seen", "unseen"}:
-        raise UserError(f"{str(file)!r} must map each question text to 'seen' or 'unseen'")
-    return found

@@ -437,4 +437,32 @@ MUTANTS = [
         'f"answers neither yes nor no, counted',
         "tests/test_verdicts.py::test_a_scorer_of_ones_own_is_in_records_tables_and_document",
     ),
+    Mutant(
+        "an article is option A",
+        "eval/scorers/letter.py",
+        "([A-D])(?:[.):,]|\\W*$)",
+        "([A-D])",
+        "tests/test_letter.py::test_the_letter_of_an_answer",
+    ),
+    Mutant(
+        "the first of two letters counts",
+        "eval/scorers/letter.py",
+        "if len(letters) != 1:",
+        "if not letters:",
+        "tests/test_letter.py::test_the_letter_of_an_answer",
+    ),
+    Mutant(
+        "cluttered clips are clean",
+        "eval/summarise.py",
+        "q.cluttered is how",
+        "q.cluttered is not how",
+        "tests/test_eval.py::test_clean_and_cluttered_clips_are_counted_apart",
+    ),
+    Mutant(
+        "wordings are compared the other way round",
+        "eval/summarise.py",
+        "pairs = [(q, by_fact[q.fact])",
+        "pairs = [(by_fact[q.fact], q)",
+        "tests/test_eval.py::test_wordings_unseen_in_training_are_counted_apart_and_facts_asked_in_both_are_paired",
+    ),
 ]
