@@ -1,8 +1,8 @@
 """The evaluation door from arguments to tables, with a stub in the place of the model. Oracles: counts done by hand."""
 
 import json
-import re
 import os
+import re
 import signal
 import subprocess
 import sys

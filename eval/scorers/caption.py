@@ -1,4 +1,4 @@
-"""Captions of the procedural world (fastav.tiny.scenes): right when they name exactly its objects and its sounds, none twice.
+"""Captions of the procedural world (fastav.tiny.render): right when they name exactly its objects and its sounds, none twice.
 
 A reference with any word that those captions do not have is of real footage: its answers are not scored.
 """

@@ -17,7 +17,9 @@ from fastav.question import Question
 LETTERS = ("A", "B", "C", "D")
 _OPTION = re.compile(r"^\s*\(?([A-D])[.):]\s*(.+?)\s*$", re.MULTILINE)
 _BEGINS = re.compile(r"^\W*([A-D])(?:[.):,]|\W*$)")
-_NAMED = re.compile(r"\b(?:[Aa]nswer|[Oo]ption|[Cc]hoice)(?:\s+is)?\W+(?:[Oo]ption\W+)?([B-D](?![A-Za-z])|A(?![A-Za-z]|\s+[a-z]))")
+_NAMED = re.compile(
+    r"\b(?:[Aa]nswer|[Oo]ption|[Cc]hoice)(?:\s+is)?\W+(?:[Oo]ption\W+)?([B-D](?![A-Za-z])|A(?![A-Za-z]|\s+[a-z]))"
+)
 
 
 @dataclass(frozen=True)
