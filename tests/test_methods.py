@@ -48,6 +48,13 @@ def test_default_rule_removes_late_audio_only(layout):
     assert global_removed(layout) == list(range(5 + 24 + 5, 5 + 24 + 30))
 
 
+def test_a_stream_can_be_removed_whole(layout):
+    """5 text, 24 video and 30 audio tokens come first."""
+    assert global_removed(layout, rule="no-video") == list(range(5, 29))
+    assert global_removed(layout, rule="no-audio") == list(range(29, 59))
+    assert global_removed(layout, rule="none") == list(range(5, 59))
+
+
 def test_a_model_without_a_rule_keeps_positions_below_750():
     layout = TokenLayout.of(("text", 10), ("video", 700, 4), ("audio", 100), ("text", 5))
     assert global_removed(layout) == list(range(750, 810))

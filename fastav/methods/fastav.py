@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastav.errors import UserError
-from fastav.layout import PAD, TEXT, TokenLayout, first_positions
+from fastav.layout import AUDIO, PAD, TEXT, VIDEO, TokenLayout, first_positions
 from fastav.methods.cut import Cut, Method, candidates
 from fastav.methods.random import generator
 from fastav.methods.scores import Known, LastQuery, QuestionMean, Score
@@ -18,6 +18,8 @@ RULES = {
     "model": "keep what the model's rule keeps",
     "all": "keep all",
     "none": "remove all audio and video",
+    "no-video": "remove all video",
+    "no-audio": "remove all audio",
     "first(N)": "keep the first N positions",
     "random": "remove at random",
     "top-attentive": "remove most attended",
@@ -48,10 +50,11 @@ class FastAV(Method):
     start    first layer that computes on the globally pruned tokens, counted from 0; None = half of the layers.
     p        whole percent of the unprotected tokens removed after each layer, 0..100.
     rule     what the global stage does with audio and video tokens. model: keep what the checkpoint's rule keeps
-             (positions < 750 without one); all: keep all; none: keep none; first(N): keep original positions < N; the
-             others keep as many as `model` does and name what is REMOVED: random, or those that the last query of
-             layer start - 1 attends to most / least (attentive), or those with the highest / lowest calibrated rollout
-             value (informative). With one stream only (no audio or no video) `model` and the ablations keep all.
+             (positions < 750 without one); all: keep all; none: keep none; no-video, no-audio: keep the other stream;
+             first(N): keep original positions < N; the others keep as many as `model` does and name what is REMOVED:
+             random, or those that the last query of layer start - 1 attends to most / least (attentive), or those with the
+             highest / lowest calibrated rollout value (informative). With one stream only (no audio or no video) `model`
+             and the ablations keep all.
     fine     what the fine stage removes: the lowest ("low", the paper), the highest ("top") or random tokens. "lookahead" is
              ours: the lowest by the rows of the text after the media, mean over them, with the next layer's weights; each
              layer then projects the keys of its tokens twice. It needs text that is never removed (protect=text).
@@ -137,6 +140,8 @@ class FastAV(Method):
         """bool [N]: what the rule by position keeps; the other rules keep as many."""
         if self.rule == "none":
             return np.zeros(len(layout), bool)
+        if self.rule in ("no-video", "no-audio"):
+            return layout.kind == (AUDIO if self.rule == "no-video" else VIDEO)
         if self.rule.startswith("first("):
             return first_positions(layout, int(self.rule[6:-1]))
         if self.rule == "all" or layout.single_stream:

@@ -472,4 +472,11 @@ MUTANTS = [
         "keep * (1 + 0 * p)",
         "tests/test_peers.py::test_a_method_keeps_what_the_reference_code_kept",
     ),
+    Mutant(
+        "without video means without audio",
+        "fastav/methods/fastav.py",
+        'AUDIO if self.rule == "no-video" else VIDEO',
+        'VIDEO if self.rule == "no-video" else AUDIO',
+        "tests/test_methods.py::test_a_stream_can_be_removed_whole",
+    ),
 ]
