@@ -22,6 +22,7 @@ from transformers.audio_utils import mel_filter_bank
 from fastav.errors import UserError
 from fastav.tiny import batches, render, sampling, scenes, train_decoder, train_encoders
 from fastav.tiny import model as tiny
+from fastav.tiny.asking import FAMILIES
 from fastav.tiny.drawing import COLORS, KINDS
 from fastav.tiny.questions import CHOICES, LETTERS, Fact, at_end, caption, facts, four_options, loudest, matching, place
 from fastav.tiny.sampling import N_FRAMES
@@ -69,14 +70,20 @@ def test_questions_cannot_be_answered_without_the_clip():
             answers[asked.text][asked.answer] += 1
     assert sum(max(c.values()) for c in answers.values()) / sum(sum(c.values()) for c in answers.values()) <= 0.55
     assert {family: c.total() for family, c in families.items()} == {
-        **dict.fromkeys(families, 200),
-        **{"visible": 600, "heard": 600, "first_place": 100, "loudest_place": 100},
-        **{"count": 201, "heard_count": 201},
+        **dict.fromkeys(FAMILIES, 200),
+        **{"first_place": 100, "loudest_place": 100, "count": 201, "heard_count": 201},
     }
     for family in ("visible", "heard", "matching", "louder", "longer", "more", "place", "first_place", "loudest_place", "count"):
         assert max(families[family].values()) == min(families[family].values()), family
     assert families["four_options"] == dict.fromkeys("ABCD", 50)
     assert wordings["unseen"] > 0.1 * wordings.total()
+
+
+def test_a_set_of_chosen_families_has_no_other_and_writes_no_file_without_questions(tmp_path):
+    chosen = render.build(3, "test", 3, families=("visible", "caption"))
+    assert Counter(asked.family for _, _, own in chosen for asked in own) == {"visible": 4, "caption": 3}
+    render.write_annotations(tmp_path, chosen)
+    assert [path.name for path in tmp_path.iterdir()] == ["QA.json"] and len(json.loads((tmp_path / "QA.json").read_text())) == 7
 
 
 def test_paired_questions_ask_the_same_fact_in_a_seen_and_in_an_unseen_wording():

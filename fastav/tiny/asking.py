@@ -25,8 +25,8 @@ ANSWERS = {
     "more": ("more", "fewer"),
 }
 OTHERS = ("caption", "color", "first", "end", "loudest", "sounding", FOUR_OPTIONS)
-# Questions of a family for each of the others: hallucination is what the paper measures; two families share one task.
-TIMES = {"visible": 3.0, "heard": 3.0, "first_place": 0.5, "loudest_place": 0.5}
+FAMILIES = (*ANSWERS, *OTHERS)
+HALVES = ("first_place", "loudest_place")  # two families that share one task
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Asked:
 
 
 class Questioner:
-    """Asks `n` questions of each family. With `paired`, each fact is asked in a seen and in an unseen wording."""
+    """Asks `n` questions of each of the families. With `paired`, each fact is asked in a seen and in an unseen wording."""
 
-    def __init__(self, seed: int, n: int, paired: bool = False):
+    def __init__(self, seed: int, n: int, paired: bool = False, families: tuple[str, ...] = FAMILIES):
         self.rng, self.paired = random.Random(f"questions {seed}"), paired
         self.left: Counter = Counter()  # (family, answer or None) -> facts still to ask
-        for family in (*ANSWERS, *OTHERS):
-            total = max(round(n * TIMES.get(family, 1)), 1)
+        for family in families:
+            total = -(-n // 2) if family in HALVES else n
             answers = ANSWERS.get(family, (None,))
             self.left.update({(family, answer): -(-total // len(answers)) for answer in answers})
         self.owed: Counter = Counter()  # question text -> yes answers given minus no answers given

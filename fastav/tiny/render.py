@@ -1,7 +1,7 @@
 """Render clips of the tiny world with questions: `python -m fastav.tiny.render DIR --questions 600`.
 
 Writes DIR/videos/<id>.mp4 (H.264 and AAC), DIR/QA.json (AVHBench's schema and task names) and DIR/tiny_world.json (the
-other families). `--questions` counts those of each family; of "visible" and "heard" there are three times as many.
+other families). `--questions` counts those of each family.
 A record also says whether its clip is `cluttered`, whether training used its `wording` (seen or unseen), and which `fact`
 it asks about: with `--paired` each is asked once in a seen and once in an unseen wording.
 """
@@ -23,7 +23,7 @@ from fastav import interrupt
 from fastav.assets import ASSETS
 from fastav.clip.write import write_clip
 from fastav.errors import UserError
-from fastav.tiny.asking import FOUR_OPTIONS, Asked, Questioner
+from fastav.tiny.asking import FAMILIES, FOUR_OPTIONS, Asked, Questioner
 from fastav.tiny.scenes import Scene, scene
 
 AVHBENCH = {
@@ -52,11 +52,13 @@ LONG_SEC, FPS, FPS_OF_LONG = 12.0, 4, 2
 WEIGHTS = ASSETS / "tiny" / "model.safetensors"
 
 
-def build(seed: int, split: str, n: int, paired: bool = False) -> list[tuple[int, Scene, list[Asked]]]:
-    """(index, scene, what is asked of it): scenes in order until `n` questions of every family are asked; those that nothing
+def build(
+    seed: int, split: str, n: int, paired: bool = False, families: tuple[str, ...] = FAMILIES
+) -> list[tuple[int, Scene, list[Asked]]]:
+    """(index, scene, what is asked of it): scenes in order until `n` questions of each family are asked; those that nothing
     is asked of are left out.
     """
-    ask, out, index = Questioner(seed, n, paired), [], 0
+    ask, out, index = Questioner(seed, n, paired, families), [], 0
     while not ask.done:
         each = scene(seed, index, split)
         if asked := ask.ask(each):
@@ -87,7 +89,7 @@ def write(
 
 
 def write_annotations(folder: Path, chosen: list[tuple[int, Scene, list[Asked]]]) -> None:
-    """QA.json and tiny_world.json."""
+    """QA.json and tiny_world.json, each if it has questions."""
     for name, tasks in (("QA", AVHBENCH), ("tiny_world", TINY_WORLD)):
         rows = [
             {
@@ -103,7 +105,8 @@ def write_annotations(folder: Path, chosen: list[tuple[int, Scene, list[Asked]]]
             for asked in questions
             if asked.family in tasks
         ]
-        (folder / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
+        if rows:
+            (folder / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def _render(job) -> None:
@@ -129,6 +132,13 @@ def main() -> int:
         "--split", choices=("train", "test"), default="test", help="test has only unseen combinations (default: test)"
     )
     parser.add_argument("--questions", type=int, default=600, metavar="N", help="questions of each family (default: 600)")
+    parser.add_argument(
+        "--family",
+        action="append",
+        choices=FAMILIES,
+        metavar="NAME",
+        help=f"only this family: {', '.join(FAMILIES)}; may be repeated",
+    )
     parser.add_argument("--paired", action="store_true", help="ask about each fact in a seen and in an unseen wording")
     parser.add_argument("--seed", type=int, metavar="N", help="default: first 8 hex digits of the shipped weights' sha256")
     parser.add_argument("--clips", type=int, metavar="N", help="render a random sample of N of the set's clips (default: all)")
@@ -145,10 +155,11 @@ def main() -> int:
         for name in ("questions", "clips", "workers"):
             if (given := getattr(options, name)) is not None and given < 1:
                 raise UserError(f"--{name} must be at least 1, got {given}")
-        if (options.folder / "QA.json").exists():
+        if (options.folder / "videos").exists():
             raise UserError(f"{options.folder} already holds a rendered set; give a new folder")
         seed = weights_seed() if options.seed is None else options.seed
-        chosen = build(seed, options.split, options.questions, options.paired)
+        families = tuple(dict.fromkeys(options.family or FAMILIES))
+        chosen = build(seed, options.split, options.questions, options.paired, families)
         if options.clips is not None and options.clips < len(chosen):
             picked = np.random.default_rng((seed, 3)).choice(len(chosen), options.clips, replace=False)
             chosen = [chosen[i] for i in sorted(picked.tolist())]
