@@ -26,6 +26,7 @@ def report(summary: Summary) -> str:
         _tasks(summary),
         _differences(summary, labels),
         _pairs(summary, labels),
+        _seeds(summary),
         _baselines(summary),
         _wordings(summary),
         _clutter(summary),
@@ -128,6 +129,15 @@ def _pairs(summary: Summary, labels: Labels) -> str:
 def _difference(d: Difference) -> list[str]:
     interval = f"{100 * d.low:+.2f} to {100 * d.high:+.2f}"
     return [f"{100 * d.difference:+.2f}", interval, str(d.n), str(d.only_a_right), str(d.only_b_right)]
+
+
+def _seeds(summary: Summary) -> str:
+    """Mean of the seeds, and the lowest and highest of them."""
+    rows = [["mean of the seeds (lowest to highest)", "seeds", *summary.methods[0].columns]]
+    for group in summary.seeds:
+        spreads = [f"{percent(s.mean)} ({percent(s.lowest)} to {percent(s.highest)})" for s in group.columns.values()]
+        rows.append([group.method, str(len(group.labels)), *spreads])
+    return table(rows) if len(rows) > 1 else ""
 
 
 def _baselines(summary: Summary) -> str:

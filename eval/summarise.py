@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from itertools import combinations
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 
 from eval.dataset import Dataset
 from eval.scorers.scorer import UNKNOWN, Metrics, Score
@@ -20,6 +20,8 @@ from eval.summary import (
     NotCovered,
     Pair,
     Repeated,
+    Seeds,
+    Spread,
     Summary,
     TaskSummary,
     Unread,
@@ -29,6 +31,7 @@ from fastav import stats
 from fastav.question import Question
 from fastav.stats import Difference, Share
 
+_SEED = re.compile(r"(?<=[:,])seed=\d+,?|,seed=\d+")
 _RANDOM = re.compile(r"\b(?:rule|fine)=random\b(?!\.)")  # in a method's text form
 
 Questions = Sequence[Question]
@@ -56,6 +59,7 @@ def summarise(dataset: Dataset, questions: Questions, records: Mapping[tuple, di
             m: {title: _difference(of, scores[m], scores[methods[0]]) for title, of in columns.items()} for m in methods[1:]
         },
         pairs=tuple(_pair(a, b, questions, columns, scores, records) for a, b in combinations(methods[1:], 2)),
+        seeds=_seeds(covered, columns, scores),
         baselines=_baselines(columns, dataset) if any(scores.values()) else {},
         errors=tuple(
             Error(m, q.key, q.clip_id, q.text, r["error"], r["error_kind"])
@@ -143,6 +147,20 @@ def _task(questions: Questions, scores: Scores, dataset: Dataset) -> TaskSummary
         metric_columns=metrics.columns,
         notes=metrics.notes,
     )
+
+
+def _seeds(entries: Sequence[Mapping], columns: Columns, scores: Mapping[str, Scores]) -> tuple[Seeds, ...]:
+    """`entries` as those of `_method`. A method with one seed is in none."""
+    groups: dict[str, list[Mapping]] = defaultdict(list)
+    for entry in entries:
+        groups[_SEED.sub("", entry["method"])].append(entry)
+    found = []
+    for method, own in groups.items():
+        if len(own) > 1:
+            shares = {title: [_share(of, scores[e["method"]]).accuracy for e in own] for title, of in columns.items()}
+            spreads = {title: Spread(fmean(x), min(x), max(x), stdev(x)) for title, x in shares.items()}
+            found.append(Seeds(method, tuple(e["label"] for e in own), spreads))
+    return tuple(found)
 
 
 def _wordings(questions: Questions, scores: Scores) -> dict[str, Wordings]:

@@ -65,6 +65,25 @@ class MethodSummary:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Of the accuracies of several methods."""
+
+    mean: float
+    lowest: float
+    highest: float
+    std: float  # of the sample
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Methods that are the same but for their seed."""
+
+    method: str  # text form without the seed
+    labels: tuple[str, ...]  # as they were typed
+    columns: Mapping[str, Spread]
+
+
+@dataclass(frozen=True)
 class NotCovered:
     """A method that has not been asked every question; it is in no table."""
 
@@ -146,6 +165,7 @@ class Summary(Header):
     not_covered: tuple[NotCovered, ...]
     differences: Mapping[str, Mapping[str, Difference]]  # pruning method -> column -> it minus vanilla
     pairs: tuple[Pair, ...]
+    seeds: tuple[Seeds, ...]
     baselines: Mapping[str, Mapping[str, float]]  # baseline -> column -> share
     errors: tuple[Error, ...]
     unread_answers: tuple[Unread, ...]

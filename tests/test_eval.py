@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from evaluating import (
@@ -303,6 +304,28 @@ def test_wordings_unseen_in_training_are_counted_apart_and_facts_asked_in_both_a
     paired = split["unseen_minus_seen"]
     assert (paired["n"], paired["difference"], paired["only_a_right"], paired["only_b_right"]) == (4, -1.0, 0, 4)
     assert "seen in training" in out and "-100.00" in out
+
+
+def test_methods_that_differ_in_their_seed_are_one_row(session, data, tmp_path, capsys):
+    """The stub says no by question and clip, whatever the seed; the third is made to answer as vanilla does."""
+    says = session.answer
+
+    def answer(clip, question, method="fastav", **more):
+        result = says(clip, question, "vanilla" if "seed=3" in method else method, **more)
+        return replace(result, method=session.canonical(method))
+
+    session.answer = answer
+    seeds = [f"random:seed={i}" for i in (1, 2, 3)]
+    evaluate(data, tmp_path / "out", *(word for text in ("fastav", *seeds) for word in ("--method", text)))
+    out = capsys.readouterr().out
+    summary = json.loads(out.splitlines()[-1])
+    (group,) = summary["seeds"]
+    each = [m["columns"]["Avg"]["accuracy"] for m in summary["methods"] if m["label"] in seeds]
+    assert group["labels"] == seeds and each[0] == each[1] != each[2] and "seed" not in group["method"]
+    spread = group["columns"]["Avg"]
+    assert (spread["mean"], spread["lowest"], spread["highest"]) == (pytest.approx(sum(each) / 3), min(each), max(each))
+    assert spread["std"] == pytest.approx(abs(each[0] - each[2]) / 3**0.5)  # of x, x, y
+    assert "mean of the seeds (lowest to highest)" in out
 
 
 def test_clean_and_cluttered_clips_are_counted_apart(session, data, tmp_path, capsys):

@@ -30,7 +30,7 @@ from fastav.tiny.model import WIDTH, TinyAV, log_mel, save
 from fastav.tiny.tokenizer import Tokenizer
 
 # Seconds of each phase for --scale 1, chosen on two cores with bfloat16 instructions.
-VISION_SEC, AUDIO_SEC, DECODER_SEC = 440, 200, 3600
+VISION_SEC, AUDIO_SEC, DECODER_SEC = 440, 200, 5100
 N_ENCODER_VIDEOS, N_ENCODER_SOUNDS = 10_000, 5000
 N_VIDEOS, N_SOUNDS, FIRST_SEED = 14_000, 10_000, 100_000  # the decoder's clips are not the encoders'
 

@@ -465,4 +465,11 @@ MUTANTS = [
         "pairs = [(by_fact[q.fact], q)",
         "tests/test_eval.py::test_wordings_unseen_in_training_are_counted_apart_and_facts_asked_in_both_are_paired",
     ),
+    Mutant(
+        "the spread of seeds is upside down",
+        "eval/summarise.py",
+        "Spread(fmean(x), min(x), max(x), stdev(x))",
+        "Spread(fmean(x), max(x), min(x), stdev(x))",
+        "tests/test_eval.py::test_methods_that_differ_in_their_seed_are_one_row",
+    ),
 ]
