@@ -133,6 +133,8 @@ def _record(question: Question, method: str, outcome: dict | Failure) -> dict:
         "text": question.text,
         "label": question.label,
     }
+    told = {"cluttered": question.cluttered, "wording": question.wording}
+    record |= {name: value for name, value in told.items() if value is not None}
     if isinstance(outcome, Failure):
         return {**record, "error": outcome.text, "error_kind": outcome.kind}
     return {**record, **outcome}

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from eval.experiment import named
 from eval.scorers.scorer import percent
 from eval.summary import Error, Summary
-from fastav.stats import Difference
+from fastav.stats import Difference, Share
 from fastav.table import table
 
 _LISTED, _LONGEST = 10, 160  # errors and unread answers printed, and characters of each; the JSON document has them all
@@ -153,28 +153,28 @@ def _baselines(summary: Summary) -> str:
 
 
 def _wordings(summary: Summary) -> str:
-    rows = [["wordings", "method", "seen in training", "n", "unseen", "n", "unseen - seen, same facts", "95 % interval", "n"]]
+    rows = [["wordings", "method", "seen in training", "n", "unseen", "n", "unseen - seen", "95 %", "facts asked in both"]]
     for m in summary.methods:
         for task, of in m.wordings.items():
             if of.seen.n and of.unseen.n:
                 numbers = [percent(of.seen.accuracy), str(of.seen.n), percent(of.unseen.accuracy), str(of.unseen.n)]
-                paired = _difference(of.unseen_minus_seen)[:3] if of.unseen_minus_seen.n else ["-", "-", "0"]
-                rows.append([task, m.label, *numbers, *paired])
+                difference = _difference(of.paired)[:2] if of.paired.n else ["-", "-"]
+                rows.append([task, m.label, *numbers, *difference, str(of.paired.n)])
     return table(rows) if len(rows) > 1 else ""
 
 
 def _clutter(summary: Summary) -> str:
-    """A row for each method: clean / cluttered, in every column that has both."""
-    titles = {t for m in summary.methods for t, of in m.clutter_columns.items() if of.clean.n and of.cluttered.n}
-    titles = [t for t in summary.methods[0].clutter_columns if t in titles] if summary.methods else []
-    rows = [["clean / cluttered clips", *titles]]
+    """The columns that have questions about both kinds of clips."""
+    both = [title for m in summary.methods for title, of in m.columns_by_clutter.items() if of.clean.n and of.cluttered.n]
+    titles = list(dict.fromkeys(both))
+    rows = [["clean and cluttered, in % (n)", *titles]]
     for m in summary.methods:
-        shares = [m.clutter_columns[t] for t in titles]
-        rows.append([m.label, *(f"{percent(of.clean.accuracy)} / {percent(of.cluttered.accuracy)}" for of in shares)])
-    if titles:
-        first = [summary.methods[0].clutter_columns[t] for t in titles]
-        rows.append(["questions", *(f"{of.clean.n} / {of.cluttered.n}" for of in first)])
+        rows.append([m.label, *(" / ".join(map(_with_n, vars(m.columns_by_clutter[title]).values())) for title in titles)])
     return table(rows) if titles else ""
+
+
+def _with_n(share: Share) -> str:
+    return f"{percent(share.accuracy)} ({share.n})" if share.n else "-"
 
 
 def _errors(errors: Sequence[Error], labels: Labels) -> str:
@@ -198,12 +198,14 @@ def _listing(what: str, entries: Sequence[tuple[str, str]]) -> str:
     by_text: dict[str, list[str]] = {}
     for label, text in entries:
         by_text.setdefault(text, []).append(label)
-    lines = [f"  {_cut(text)} ({', '.join(dict.fromkeys(who))})" for text, who in by_text.items()]
+    lines = [f"  {_line(text)} ({', '.join(dict.fromkeys(who))})" for text, who in by_text.items()]
     more = [f"  ... and {len(lines) - _LISTED} more, see summary.json"] if len(lines) > _LISTED else []
     return "\n".join([f"{len(entries)} {what}:", *lines[:_LISTED], *more])
 
 
-def _cut(text: str) -> str:
+def _line(text: str) -> str:
+    """Options stand on lines of their own in a question."""
+    text = text.replace("\n", " ")
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 

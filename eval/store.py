@@ -4,7 +4,7 @@ Line 1 is the header: {"header": settings}, see experiment.settings. It comes ag
 counts. Every other line is one question answered by one method:
 
     key, method     question key ("<position>-<hash of the annotation record>") and full text form of the method
-    clip_id, task, text, label  as annotated
+    clip_id, task, text, label  as annotated; cluttered, wording likewise, where the annotation has them
     result          fastav.result.Result without `token_runs` and `layers_seen`, which are a number per token
     scores          scorer's name -> verdict on the answer: value, said, explanation (eval/scorers/scorer.py); or
     error, error_kind   why there is no answer, and "UserError" (a clip that cannot be read, a question the model cannot

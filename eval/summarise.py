@@ -112,8 +112,8 @@ def _method(entry: Mapping, questions: Questions, columns: Columns, scores: Scor
         columns={title: _share(of, scores) for title, of in columns.items()},
         tasks={task: _task(of, scores, dataset) for task, of in _by_task(questions).items()},
         wordings=_wordings(questions, scores),
-        clutter_columns=_clutter(columns, scores),
-        clutter_tasks=_clutter(_by_task(questions), scores),
+        columns_by_clutter=_clutter(columns, scores),
+        tasks_by_clutter=_clutter(_by_task(questions), scores),
         flops_relative_percent=over("flops_relative_percent"),
         flops_paper_relative_percent=over("flops_paper_relative_percent"),
         fvcore_off_percent=100 * (checked["flops"] / checked["flops_fvcore"] - 1) if checked else None,
@@ -164,33 +164,34 @@ def _seeds(entries: Sequence[Mapping], columns: Columns, scores: Mapping[str, Sc
 
 
 def _wordings(questions: Questions, scores: Scores) -> dict[str, Wordings]:
-    """Of the tasks whose questions say whether their wording was seen in training."""
     found = {}
-    for task, of in _by_task(q for q in questions if q.wording).items():
+    for task, of in _by_task(questions).items():
         seen, unseen = ([q for q in of if q.wording == how] for how in ("seen", "unseen"))
-        by_fact = {q.fact: q for q in seen if q.fact}
-        pairs = [(q, by_fact[q.fact]) for q in unseen if q.fact in by_fact]
-        found[task] = Wordings(_share(seen, scores), _share(unseen, scores), _difference_of_pairs(pairs, scores, scores))
+        if seen or unseen:
+            found[task] = Wordings(_share(seen, scores), _share(unseen, scores), _unseen_minus_seen(seen, unseen, scores))
     return found
 
 
-def _clutter(columns: Columns, scores: Scores) -> dict[str, Clutter]:
-    """Of the columns whose questions say whether their clips are cluttered."""
-    return {
-        title: Clutter(*(_share([q for q in of if q.cluttered is how], scores) for how in (False, True)))
-        for title, of in columns.items()
-        if any(q.cluttered is not None for q in of)
-    }
+def _unseen_minus_seen(seen: Questions, unseen: Questions, scores: Scores) -> Difference:
+    """Over the facts of a clip that were asked in both wordings."""
+    in_seen_words = {(q.clip_id, q.fact): q for q in seen if q.fact is not None}
+    pairs = [(q, other) for q in unseen if (other := in_seen_words.get((q.clip_id, q.fact)))]
+    return _difference([q for q, _ in pairs], scores, {q.key: scores[other.key] for q, other in pairs if other.key in scores})
+
+
+def _clutter(groups: Columns, scores: Scores) -> dict[str, Clutter]:
+    """Name -> its clean and its cluttered questions apart."""
+    found = {}
+    for name, of in groups.items():
+        clean, cluttered = ([q for q in of if q.cluttered is how] for how in (False, True))
+        if clean or cluttered:
+            found[name] = Clutter(_share(clean, scores), _share(cluttered, scores))
+    return found
 
 
 def _difference(questions: Questions, a: Scores, b: Scores) -> Difference:
     """a - b over the questions that both answered."""
-    return _difference_of_pairs([(q, q) for q in questions], a, b)
-
-
-def _difference_of_pairs(pairs: Sequence[tuple[Question, Question]], a: Scores, b: Scores) -> Difference:
-    """Share of right answers to the first questions in `a` - to the second in `b`, over the pairs that were both answered."""
-    both = [(q, a[q.key].value, b[p.key].value) for q, p in pairs if q.key in a and p.key in b]
+    both = [(q, a[q.key].value, b[q.key].value) for q in questions if q.key in a and q.key in b]
     scored = [(q, of_a, of_b) for q, of_a, of_b in both if of_a is not None and of_b is not None]
     return stats.paired([of_a for _, of_a, _ in scored], [of_b for *_, of_b in scored], [q.clip_id for q, *_ in scored])
 

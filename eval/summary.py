@@ -30,12 +30,12 @@ class Wordings:
 
     seen: Share
     unseen: Share
-    unseen_minus_seen: Difference  # over the facts that were asked about in both
+    paired: Difference  # unseen - seen over the n facts that were asked in both
 
 
 @dataclass(frozen=True)
 class Clutter:
-    """Questions about clean clips and about cluttered ones."""
+    """Questions about clips without clutter and with it (see fastav.question). What the set says nothing of is in neither."""
 
     clean: Share
     cluttered: Share
@@ -49,9 +49,9 @@ class MethodSummary:
     errors: int
     columns: Mapping[str, Share]  # title -> share
     tasks: Mapping[str, TaskSummary]
-    wordings: Mapping[str, Wordings]  # by task; this and the next two are empty where the set does not say
-    clutter_columns: Mapping[str, Clutter]  # by column
-    clutter_tasks: Mapping[str, Clutter]  # by task
+    wordings: Mapping[str, Wordings]  # by task; this and the next two have only those of which the set says it
+    columns_by_clutter: Mapping[str, Clutter]  # by title
+    tasks_by_clutter: Mapping[str, Clutter]
     flops_relative_percent: float | None
     flops_paper_relative_percent: float | None
     fvcore_off_percent: float | None

@@ -16,6 +16,8 @@ class Question:
     text: str  # as annotated
     prompt: str  # what the model is asked
     label: str  # the answer, as annotated
-    cluttered: bool | None = None  # whether its clip is; this and the next two are None where the file does not say
+    cluttered: bool | None = (
+        None  # the clip has a textured background, noise and the like; None here and below: the set does not say
+    )
     wording: str | None = None  # "seen" or "unseen" in training
-    fact: str | None = None  # the same for questions that ask the same of the same clip, in other words
+    fact: str | None = None  # what is asked of the clip, whatever the wording

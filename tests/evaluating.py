@@ -14,7 +14,7 @@ from fastav.methods import parse
 from fastav.result import Result
 
 ROOT = Path(__file__).resolve().parents[1]
-VISIBLE, HEARD = "Audio-driven Video Hallucination", "Video-driven Audio Hallucination"
+VISIBLE, HEARD, MATCHING = "Audio-driven Video Hallucination", "Video-driven Audio Hallucination", "AV Matching"
 VISIBLE_TEXT, HEARD_TEXT, MATCH_TEXT = (
     "Is the dog visible in the video?",
     "Is the dog making sound in the audio?",
@@ -149,8 +149,8 @@ def stub(monkeypatch, **settings):
     return session
 
 
-def record(clip, task, text, label):
-    return {"video_id": clip, "task": task, "text": text, "label": label}
+def record(clip, task, text, label, **more):
+    return {"video_id": clip, "task": task, "text": text, "label": label, **more}
 
 
 def small_set(root, file="QA.json", videos="videos", n_clips=4):

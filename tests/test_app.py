@@ -286,7 +286,8 @@ def test_the_controls_of_fastav_are_those_of_the_paper():
     start, p, rule, fine, seed = (box(f"fastav:{name}") for name in ("start", "p", "rule", "fine", "seed"))
     assert (start.minimum, start.maximum, start.step, start.value) == (1, 7, 1, 4)
     assert (p.minimum, p.maximum, p.step, p.value) == (0, 90, 1, 20)
-    assert [value for _, value in rule.choices][:4] == ["model", "all", "none", "first(750)"] and rule.allow_custom_value
+    names = ["model", "all", "none", "no-video", "no-audio", "first(750)"]
+    assert [value for _, value in rule.choices][:6] == names and rule.allow_custom_value
     assert ("keep the first 750 positions", "first(750)") in rule.choices
     assert [value for _, value in fine.choices] == ["low", "top", "random", "lookahead"] and not fine.allow_custom_value
     assert isinstance(seed, gr.Number) and p.label == "Percent per layer (P)"

@@ -4,8 +4,9 @@ The file is one JSON array of flat records with four text fields: video_id, task
 (video_id, task, text) is not unique (AVHBench has such pairs, two of them with contradictory labels), so a question is
 known by its position in the file together with the hash of its record.
 
-Rendered sets (fastav.tiny.render) tell more of a question: `cluttered` (bool), `wording` ("seen" or "unseen" in training) and
-`fact` (see Question).
+A record may tell more of its question: `cluttered` (true: the clip has a textured or moving background, noise, a hum),
+`wording` ("seen" or "unseen" in training) and `fact` (a text: questions of one clip and task with the same one ask the same
+thing in other words). Any other field counts for the hash alone.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ from fastav.errors import UserError
 from fastav.question import Question
 
 FIELDS = ("video_id", "task", "text", "label")
-OPTIONAL = {"cluttered": (True, False), "wording": ("seen", "unseen"), "fact": None}  # field -> its values; None: any text
+OPTIONAL = {  # field -> whether a value is allowed, and what is
+    "cluttered": (lambda value: isinstance(value, bool), "true or false"),
+    "wording": (lambda value: value in ("seen", "unseen"), "seen or unseen"),
+    "fact": (lambda value: isinstance(value, str) and value != "", "a text"),
+}
 
 
 def find(root: Path, files: tuple[str, ...], packings: tuple[str, ...] = ("",)) -> tuple[Path, Path]:
@@ -67,12 +72,11 @@ def read(
         allowed = scorers[task].labels
         if allowed and record["label"] not in allowed:
             raise UserError(f"{where} must be labelled {' or '.join(allowed)}, got {record['label']!r}")
-        more = {field: record[field] for field in OPTIONAL if field in record}
-        for field, value in more.items():
-            values = OPTIONAL[field]
-            if not (isinstance(value, str) if values is None else (type(value), value) in [(type(v), v) for v in values]):
-                allowed = "a text" if values is None else " or ".join(json.dumps(v) for v in values)
-                raise UserError(f"{where} must have {allowed} as {field}, got {value!r:.200}")
+        told = {field: record[field] for field in OPTIONAL if field in record}
+        for field, value in told.items():
+            fits, what = OPTIONAL[field]
+            if not fits(value):
+                raise UserError(f"{where} has the field {field}, which must be {what}, got {value!r:.200}")
         digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
         questions.append(
             Question(
@@ -83,7 +87,7 @@ def read(
                 text=record["text"],
                 prompt=record["text"] + instructions.get(task, ""),
                 label=record["label"],
-                **more,
+                **told,
             )
         )
     return tuple(questions), hashlib.sha256(data).hexdigest()

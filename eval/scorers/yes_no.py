@@ -15,7 +15,7 @@ from fastav.question import Question
 class YesNo(Scorer):
     """`said` is "Yes", "No" or UNKNOWN."""
 
-    asked: str = ANYTHING  # what the questions of the task ask for: letters of yes_no_words.py
+    asked: str = ANYTHING  # what the questions of the task ask for: letters of yes_no_words.py; none: only answer words count
 
     name = "yes-no"
     labels = ("Yes", "No")
