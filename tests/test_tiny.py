@@ -143,7 +143,8 @@ def test_answers_by_hand():
     assert answers["first_place"] == [("right", ())] and answers["loudest_place"] == [] and answers["end"] == []
     assert [k for k, (answer, _) in enumerate(answers["visible"]) if answer == "yes"] == [0, 1]
     assert facts(things, noises[:1])["more"] == [Fact("more", "more")] and facts([], noises)["more"] == [Fact("more", "fewer")]
-    assert set(facts(None, noises)).isdisjoint(facts(things, None)) is False and "matching" not in facts(things, None)
+    assert "visible" not in facts(None, noises) and "heard" not in facts(things, None)
+    assert "matching" not in {**facts(None, noises), **facts(things, None)}
 
 
 def test_four_options_hold_the_answer_once_at_its_letter():
@@ -159,6 +160,10 @@ def test_four_options_hold_the_answer_once_at_its_letter():
             assert len(set(words)) == 4
             wrong = {"which_visible": {"bell", "car"}, "which_heard": {"car", "siren"}}.get(family, set())
             assert wrong & set(words) <= {fact.answer}
+            assert ("nothing" in words) == (family == "end")  # right or wrong: to be there must not tell
+    silent = facts(things, noises[:1])["end"][0]
+    text, _ = four_options(random.Random(0), silent, "Which?", LETTER[0], [], [])
+    assert silent.answer == "nothing" and text.count("nothing") == 1
 
 
 def test_every_family_has_wordings_for_training_and_two_unseen_of_known_words():
@@ -210,6 +215,9 @@ def test_patch_labels_say_what_covers_the_patch():
     assert set(colors[2][kinds[2] == 1].tolist()) == {2} and colors[0, 0] == len(COLORS)
     moved, _ = train_encoders.patch_labels([CAR], np.array([[-28, 28]] * 8))  # one patch to the left and one down
     assert np.array_equal(moved.reshape(8, 4, 4)[:, 3, :3], kinds.reshape(8, 4, 4)[:, 2, 1:])
+    # An object at the left edge, moved 3 pixels to the left, does not come in on the right.
+    edge, _ = train_encoders.patch_labels([Thing(1, 2, 48, (0, 32, 0, 32), 0, 7, False)], np.array([[-3, 0]] * 8))
+    assert (edge.reshape(8, 4, 4)[..., 3] == len(KINDS)).all()
     frames, _ = draw(np.random.default_rng(0), [CAR])
     assert len(frames) == N_FRAMES and np.abs(frames[2].astype(int) - frames[0]).max() > 60
 
@@ -302,10 +310,13 @@ def test_a_checkpoint_brings_its_own_words(saved):
     words = [*config["words"][:5], *config["words"][:4:-1]]
     (saved / "config.json").write_text(json.dumps({**config, "words": words}))
     assert tiny.load(saved).tokenizer.encode("bell") == [words.index("bell")]
-    for wrong in (words[1:], [*words, "bell"], "bell"):
+    for wrong in (words[1:], [*words, "bell"], "bell", [*words, {}]):
         (saved / "config.json").write_text(json.dumps({**config, "words": wrong}))
         with pytest.raises(UserError, match="must list the model's words, once each, among them <bos>"):
             tiny.load(saved)
+    (saved / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="cannot load FastAV-tiny from"):
+        tiny.load(saved)
 
 
 def test_damaged_checkpoints_are_named(saved):

@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 
-from fastav.tiny.questions import CHOICES, LETTERS, NUMBERS, Fact, facts, four_options
+from fastav.tiny.questions import CHOICES, LETTERS, NUMBERS, YES_NO_FAMILIES, Fact, facts, four_options
 from fastav.tiny.scenes import Scene
 from fastav.tiny.wordings import LETTER, seen, unseen
 
@@ -19,7 +19,7 @@ FOUR_OPTIONS = "four_options"
 BOTH = (("seen", seen), ("unseen", unseen))
 # Family -> its answers where they are few, each asked equally often.
 ANSWERS = {
-    **dict.fromkeys(("visible", "heard", "matching", "louder", "longer"), ("yes", "no")),
+    **dict.fromkeys(YES_NO_FAMILIES, ("yes", "no")),
     **dict.fromkeys(("place", "first_place", "loudest_place"), ("left", "right")),
     **dict.fromkeys(("count", "heard_count"), NUMBERS[1:]),
     "more": ("more", "fewer"),
@@ -78,12 +78,7 @@ class Questioner:
             texts = [(how, fact.text(self.rng.choice(of(family)))) for how, of in BOTH]
         else:
             sign = {"yes": 1, "no": -1}.get(fitting[0].answer, 0)
-            ways = [
-                (how, fact, fact.text(w))
-                for fact in fitting
-                for how, of in (("seen", seen), ("unseen", unseen))
-                for w in of(family)
-            ]
+            ways = [(how, fact, fact.text(wording)) for fact in fitting for how, of in BOTH for wording in of(family)]
             least = min(sign * self.owed[text] for _, _, text in ways)
             how, fact, text = self.rng.choice([way for way in ways if sign * self.owed[way[2]] == least])
             self.owed[text] += sign
@@ -101,11 +96,14 @@ class Questioner:
         family = self.rng.choice([family for family in CHOICES if found.get(family)])
         fact, at = self.rng.choice(found[family]), self.letters % len(LETTERS)
         self.letters += 1
-        hows = BOTH if self.paired else (self.rng.choice(BOTH),)
+        if self.paired:
+            stems = [(how, self.rng.choice(of(family))) for how, of in BOTH]
+        else:
+            stems = [self.rng.choice([(how, wording) for how, of in BOTH for wording in of(family)])]
         seen_kinds, heard_kinds = [t.kind for t in scene.things], [n.kind for n in scene.noises]
         instruction, options, out = self.rng.choice(LETTER), self.rng.random(), []
-        for how, of in hows:
-            stem = fact.text(self.rng.choice(of(family)))
+        for how, wording in stems:
+            stem = fact.text(wording)
             same = random.Random(options)  # the same options in both wordings
             text, letter = four_options(same, fact, stem, instruction, seen_kinds, heard_kinds, at)
             out.append(Asked(FOUR_OPTIONS, text, letter, how, f"{FOUR_OPTIONS}-{family}"))

@@ -10,9 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from fastav.tiny.drawing import RGB
-from fastav.tiny.sampling import RATE
+from fastav.tiny.sampling import RATE, SIDE
 
-SIDE = 112
 MAX_SHIFT = 3
 
 
@@ -124,7 +123,7 @@ def camera(rng: np.random.Generator, frames: np.ndarray) -> tuple[np.ndarray, np
 
 
 def shake(frames: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """float32 copy of `frames` [F, 112, 112, 3] moved by `shifts` [F, 2] (x, y); the edge pixels fill what opens."""
+    """float32 copy of `frames` [F, 112, 112, ...] moved by `shifts` [F, 2] (x, y); the edge pixels fill what opens."""
     moved = np.empty(frames.shape, np.float32)
     at = np.clip(np.arange(SIDE) - shifts[..., None], 0, SIDE - 1)  # [F, 2, 112]
     for frame, (x, y), out in zip(frames, at, moved, strict=True):

@@ -173,11 +173,12 @@ def load(folder: str | Path) -> TinyAV:
     try:
         words = json.loads((folder / "config.json").read_text())["words"]
         state = load_file(folder / "model.safetensors")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"cannot load FastAV-tiny from {folder}: {type(error).__name__}: {error}") from error
     except Exception as error:  # safetensors raises its own class for a damaged file
         raise UserError(f"{folder / 'model.safetensors'} is damaged: {error}") from error
-    if not (isinstance(words, list) and len(set(words)) == len(words) and set(SPECIAL) <= set(words)):
+    listed = isinstance(words, list) and all(isinstance(word, str) for word in words)
+    if not listed or len(set(words)) < len(words) or not set(SPECIAL) <= set(words):
         raise UserError(f"{folder / 'config.json'} must list the model's words, once each, among them {', '.join(SPECIAL)}")
     model = TinyAV(words)
     wanted = {k: v.shape for k, v in model.state_dict().items() if _is_saved(k)}

@@ -10,7 +10,8 @@ import random
 from dataclasses import dataclass
 
 from fastav.tiny.drawing import COLORS, KINDS
-from fastav.tiny.world import SIDE, Noise, Thing
+from fastav.tiny.sampling import SIDE
+from fastav.tiny.world import Noise, Thing
 
 NUMBERS = ("zero", "one", "two", "three")
 LETTERS = "ABCD"
@@ -132,8 +133,11 @@ def four_options(
         near = {"which_visible": heard, "which_heard": seen, "sounding": [*seen, *heard]}.get(fact.family, heard)
         near = [k for k in near if k not in wrong and KINDS[k] != fact.answer]
         far = [k for k in range(len(KINDS)) if k not in near and k not in wrong and KINDS[k] != fact.answer]
-        kinds = list(dict.fromkeys([*near, *rng.sample(far, len(far))]))[:3]
+        kinds = list(dict.fromkeys([*near, *rng.sample(far, len(far))]))
         others = [KINDS[k] for k in kinds]
+        if fact.family == "end" and fact.answer != "nothing":
+            others.insert(0, "nothing")  # were it an option only where it is right, it would tell
+        del others[3:]
     rng.shuffle(others)
     at = rng.randrange(4) if at is None else at
     options = [*others[:at], fact.answer, *others[at:]]

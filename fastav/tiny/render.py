@@ -48,6 +48,7 @@ TINY_WORLD = {
     "loudest_place": "Location of sound",
     FOUR_OPTIONS: "Four options",
 }
+FILES = {"QA": AVHBENCH, "tiny_world": TINY_WORLD}
 LONG_SEC, FPS, FPS_OF_LONG = 12.0, 4, 2
 WEIGHTS = ASSETS / "tiny" / "model.safetensors"
 
@@ -90,7 +91,7 @@ def write(
 
 def write_annotations(folder: Path, chosen: list[tuple[int, Scene, list[Asked]]]) -> None:
     """QA.json and tiny_world.json, each if it has questions."""
-    for name, tasks in (("QA", AVHBENCH), ("tiny_world", TINY_WORLD)):
+    for name, tasks in FILES.items():
         rows = [
             {
                 "video_id": f"{index:05}",
@@ -99,7 +100,7 @@ def write_annotations(folder: Path, chosen: list[tuple[int, Scene, list[Asked]]]
                 "label": asked.answer.capitalize() if asked.answer in ("yes", "no") else asked.answer,
                 "cluttered": each.cluttered,
                 "wording": asked.wording,
-                "fact": f"{index:05}-{asked.fact}",
+                "fact": asked.fact,
             }
             for index, each, questions in chosen
             for asked in questions
@@ -155,7 +156,7 @@ def main() -> int:
         for name in ("questions", "clips", "workers"):
             if (given := getattr(options, name)) is not None and given < 1:
                 raise UserError(f"--{name} must be at least 1, got {given}")
-        if (options.folder / "videos").exists():
+        if any((options.folder / f"{name}.json").exists() for name in FILES):
             raise UserError(f"{options.folder} already holds a rendered set; give a new folder")
         seed = weights_seed() if options.seed is None else options.seed
         families = tuple(dict.fromkeys(options.family or FAMILIES))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 RATE = 16_000
-N_FRAMES = 8  # at the middle of 8 equal parts of the clip
+N_FRAMES, SIDE = 8, 112  # frames at the middle of 8 equal parts of the clip, of 112 x 112 pixels
 N_SAMPLES = 4 * RATE
 N_PIECES, PIECE = 8, RATE // 2
 N_TIMES, N_BANDS = 100, 2  # of the audio tokens: token = 2 time + band

@@ -30,6 +30,7 @@ _ANSWERED = (
     ".",
     "object",
 )
+_ELSEWHERE = ("last", "(", ")")  # in the lists that training asks for, and around an option's letter
 # The letter of an option is a word of its own, in upper case: the article is none.
 _WORD = re.compile(rf"(?P<letter>(?<![A-Za-z])[{LETTERS}](?=[.)]|$))|[A-Za-z]+|[0-9]+|[^\sA-Za-z0-9]")
 
@@ -40,9 +41,8 @@ def split(text: str) -> list[str]:
 
 def _vocabulary() -> list[str]:
     asked = [text.replace("{}", " ") for wordings in (*WORDINGS.values(), YES_NO, LETTER, ONE_WORD) for text in wordings]
-    lists = ("longest", "last", "(", ")")
     words = [w for text in asked for w in split(text)]
-    return list(dict.fromkeys((*SPECIAL, *KINDS, *COLORS, *_ANSWERED, *NUMBERS, *LETTERS, *lists, *words)))
+    return list(dict.fromkeys((*SPECIAL, *KINDS, *COLORS, *_ANSWERED, *NUMBERS, *LETTERS, *_ELSEWHERE, *words)))
 
 
 class Tokenizer:

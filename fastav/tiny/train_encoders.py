@@ -15,12 +15,12 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from fastav.tiny import clutter
 from fastav.tiny.drawing import COLORS, KINDS, sprite
 from fastav.tiny.model import AudioEncoder, VisionEncoder, log_mel
-from fastav.tiny.sampling import N_FRAMES, N_TIMES, RATE, pick_sound
+from fastav.tiny.sampling import N_FRAMES, N_TIMES, RATE, SIDE, pick_sound
 from fastav.tiny.world import (
     SHARE_CLUTTERED,
-    SIDE,
     Noise,
     Thing,
     draw,
@@ -32,8 +32,8 @@ from fastav.tiny.world import (
 
 N_OBJECTS = (0.06, 0.28, 0.33, 0.33)  # share of clips with 0..3 objects
 N_SOUNDS = (0.05, 0.40, 0.33, 0.22)
-LOUDNESS = 10.0  # of features: what a sound of level e times the middle one adds along the word "loud"
 MIDDLE_LEVEL = 0.09
+LOUDNESS = 10.0  # a token says "e times the middle level" by being this long along the vector for loudness
 NONE = len(KINDS)  # label of "no object" and "no sound"; for colors it is len(COLORS)
 
 
@@ -58,7 +58,7 @@ def patch_labels(things: list[Thing], shifts: np.ndarray) -> tuple[np.ndarray, n
         for t in range(thing.first, thing.last + 1):
             x, y = int(x0 + (x1 - x0) * t / 7), int(y0 + (y1 - y0) * t / 7)
             share[i, t, y : y + thing.size, x : x + thing.size] = mask
-            share[i, t] = np.roll(share[i, t], shifts[t][::-1], (0, 1))
+        share[i] = clutter.shake(share[i], shifts)
     share = share.reshape(len(share), N_FRAMES, 4, 28, 4, 28).mean((3, 5)).reshape(len(share), N_FRAMES, 16)
     best, most = share.argmax(0), share.max(0)
     kinds = np.array([NONE, *(t.kind for t in things)])[best]

@@ -1,8 +1,5 @@
 """How the families of questions are put into words: a line each, blanks for objects. The last two of each family are never
-used in training, and all of their words are known from other questions.
-
-Among them are templates of MUSIC-AVQA (Li et al., CVPR 2022) for the facts of this world; objects are instruments there.
-"""
+used in training; all of their words are known from other questions. Some are templates of MUSIC-AVQA (Li et al., CVPR 2022)."""
 
 from __future__ import annotations
 

@@ -15,10 +15,9 @@ import numpy as np
 
 from fastav.tiny import clutter
 from fastav.tiny.drawing import COLORS, KINDS, RGB, sprite
-from fastav.tiny.sampling import N_FRAMES, RATE, picked_sec
+from fastav.tiny.sampling import N_FRAMES, RATE, SIDE, picked_sec
 from fastav.tiny.sounds import sound
 
-SIDE = 112
 SHORTEST_SEC, HEARD_SEC = 0.4, 0.32  # of a sound: its length, and what of it is in the pieces that the model takes
 SHARE_CLUTTERED, SHARE_LONG = 0.4, 0.05
 LENGTHS = np.array([0.5, 1, 1, 1, 1, 1, 1, 1]) / 7.5  # shares of objects visible for 1..8 frames

@@ -76,9 +76,16 @@ MUTANTS = [
     Mutant(
         "patches are labelled as if the camera stood still",
         "fastav/tiny/train_encoders.py",
-        "np.roll(share[i, t], shifts[t][::-1], (0, 1))",
-        "share[i, t]",
+        "clutter.shake(share[i], shifts)",
+        "share[i]",
         "tests/test_tiny.py::test_patch_labels_say_what_covers_the_patch",
+    ),
+    Mutant(
+        "nothing is an option where it is right",
+        "fastav/tiny/questions.py",
+        'if fact.family == "end" and fact.answer != "nothing":',
+        "if False:",
+        "tests/test_tiny.py::test_four_options_hold_the_answer_once_at_its_letter",
     ),
     Mutant(
         "as many yes as no is left to chance",
