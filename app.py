@@ -46,21 +46,29 @@ ABOUT = (
 handlers = Handlers(sessions)
 
 
+def named(values: dict) -> dict:
+    return {BOXES[name]: value for name, value in values.items()}
+
+
 def boxed(handler):
-    """The same generator with boxes for their names."""
+    """The same handler with boxes for their names."""
 
     @functools.wraps(handler)
-    def run(*args):
-        with closing(handler(*args)) as steps:
-            for step in steps:
-                yield {BOXES[name]: value for name, value in step.items()}
+    def once(*args):
+        return named(handler(*args))
 
-    return run
+    @functools.wraps(handler)
+    def steps(*args):
+        with closing(handler(*args)) as shown:
+            yield from map(named, shown)
+
+    return steps if inspect.isgeneratorfunction(handler) else once
 
 
 preview = handlers.preview  # of one box
-compare, measure, restore = boxed(handlers.compare), boxed(handlers.measure), boxed(handlers.restore)
+compare, measure = boxed(handlers.compare), boxed(handlers.measure)
 choose, change_model = boxed(handlers.choose), boxed(handlers.change_model)
+asked, restore, own_model = boxed(handlers.asked), boxed(handlers.restore), boxed(handlers.own_model)
 
 THEME = gr.themes.Base(
     primary_hue="orange",
@@ -152,13 +160,15 @@ with Page(title="FastAV", delete_cache=(600, 3600), analytics_enabled=False) as 
     stopped = '<p class="fa-status">Stopped.</p>'
     stop_button.click(lambda: stopped, None, headline_box, cancels=[run, measured], queue=False, api_visibility="private")
     file_box.change(preview, [file_box, model_box], preview_box, show_progress="minimal", api_visibility="private", **raw)
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
     fitted = [*controls.boxes.values(), method_box, about_box]
     name_box, rows = controls.boxes["name"], [box for name, box in controls.boxes.items() if name.endswith(":")]
     gr.on([box.input for box in controls.inputs], None, controls.inputs, method_box, js=controls.write)
-    name_box.input(choose, name_box, rows, show_progress="hidden", api_visibility="private", **raw)
+    name_box.input(choose, name_box, rows, **quiet, **raw)
     model_box.input(change_model, model_box, fitted, api_visibility="private", **raw)
     share_button.click(None, [model_box, method_box, question_box], None, js=SHARE)
-    demo.load(restore, None, [question_box, model_box, *fitted], show_progress="hidden", api_visibility="private")
+    demo.load(asked, None, question_box, **quiet)
+    demo.load(restore, None, [model_box, *fitted], **quiet).failure(own_model, None, fitted, **quiet)
 demo.queue(max_size=64)
 
 if os.environ.get("SPACES_ZERO_GPU"):

@@ -1,6 +1,8 @@
-"""What happens on a click: generators of what each box of the page shows next, by the box's name.
+"""What happens on a click: what each box of the page shows next, by the box's name.
 
-A UserError is shown as a toast. What runs on the GPU is behind `gpu.task`, and boxes are app.py's: neither knows the other.
+What takes long is a generator. What fills boxes that a person edits is not: gradio sends the last values of a generator twice,
+and the second would undo what was typed in between. A UserError is shown as a toast. What runs on the GPU is behind `gpu.task`,
+and boxes are app.py's: neither knows the other.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import functools
 import html
 import mimetypes
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import gradio as gr
 
@@ -22,15 +24,22 @@ from fastav.result import Comparison, Result
 NO_WORDS = "(the model ended its answer without a word)"
 
 
+@contextmanager
+def toast():
+    """Show a UserError as a toast with its text."""
+    try:
+        yield
+    except UserError as error:
+        raise gr.Error(html.escape(str(error)), print_exception=False) from error
+
+
 def toasts(handler):
-    """Show a UserError of this generator as a toast with its text."""
+    """The same generator, whose UserError is a toast."""
 
     @functools.wraps(handler)
     def run(*args):
-        try:
+        with toast():
             yield from handler(*args)
-        except UserError as error:
-            raise gr.Error(html.escape(str(error)), print_exception=False) from error
 
     return run
 
@@ -128,28 +137,31 @@ class Handlers:
         trim, chosen = methods.parts(method)
         return {"method": str(method), "trim": trim, "about": session.about, **controls.state(chosen, session.n_layers)}
 
-    def choose(self, name: str) -> Iterator[dict]:
+    def choose(self, name: str) -> dict:
         """Show the controls of the method of that name. The page itself writes its text form."""
-        yield controls.visible(name)
+        return controls.visible(name)
 
-    @toasts
-    def change_model(self, model: str) -> Iterator[dict]:
-        yield self.fit(model)
+    @toast()
+    def change_model(self, model: str) -> dict:
+        return self.fit(model)
 
-    @toasts
-    def restore(self, visit: gr.Request) -> Iterator[dict]:
-        """Fill the page from the address (?model=...&method=...&question=...), after checking each part."""
-        own, asked = self.sessions.given.model, dict(visit.query_params)
-        question = asked.get("question", "")[: request.MAX_QUESTION]
-        if question:
-            yield {"question": question}
-        model, link = asked.get("model", own), asked.get("method")
+    def asked(self, visit: gr.Request) -> dict:
+        """The question of the address (?question=...), cut where it is too long; shown before a model is loaded."""
+        question = visit.query_params.get("question", "")[: request.MAX_QUESTION]
+        return {"question": question} if question else {}
+
+    @toast()
+    def restore(self, visit: gr.Request) -> dict:
+        """Model and method of the address (?model=...&method=...), after checking both."""
+        model = visit.query_params.get("model", self.sessions.given.model)
+        return {"model": model} | self.fit(model, visit.query_params.get("method"))
+
+    def own_model(self) -> dict:
+        """Where the address was refused: the controls as the page's own model wants them."""
         try:
-            yield {"model": model} | self.fit(model, link)
+            return self.fit(self.sessions.given.model)
         except UserError:
-            if (model, link) != (own, None):
-                yield self.fit(own)  # what the link asks for is refused; the controls are still the model's
-            raise
+            return {}  # it was this model that was refused
 
     def _checked(self, file, question, model, method):
         """(clip, question, method) of one request, after every check that a browser or an API client could have skipped."""
