@@ -23,8 +23,9 @@ from fastav.errors import UserError
 from fastav.tiny import batches, render, sampling, scenes, train_decoder, train_encoders
 from fastav.tiny import model as tiny
 from fastav.tiny.asking import FAMILIES
+from fastav.tiny.batches import examples
 from fastav.tiny.drawing import COLORS, KINDS
-from fastav.tiny.questions import CHOICES, LETTERS, Fact, at_end, caption, facts, four_options, loudest, matching, place
+from fastav.tiny.questions import CHOICES, LETTERS, Fact, at_end, caption, facts, four_options, longest, loudest, matching, place
 from fastav.tiny.sampling import N_FRAMES
 from fastav.tiny.tokenizer import Tokenizer
 from fastav.tiny.wordings import LETTER, ONE_WORD, WORDINGS, YES_NO, seen, unseen
@@ -131,6 +132,7 @@ def test_answers_by_hand():
     assert place(BELL) == "left" and place(CAR) == "right"
     assert loudest(noises).kind == 5 and loudest(noises[:1]) is None
     assert loudest([noises[0], Noise(5, 0.5, 0.9, 0.149)]) is None
+    assert longest(noises).kind == 5 and longest([noises[0], Noise(5, 0.5, 0.81, 0.16)]) is None and longest([]) is None
     # The last sound ends in the last 15 % of the clip, but not with it: not asked.
     assert at_end(noises) is None and at_end([Noise(5, 0.5, 1.0, 0.1)]) == "siren"
     assert at_end([Noise(5, 0.5, 0.8, 0.1)]) == at_end([]) == "nothing"
@@ -145,6 +147,19 @@ def test_answers_by_hand():
     assert facts(things, noises[:1])["more"] == [Fact("more", "more")] and facts([], noises)["more"] == [Fact("more", "fewer")]
     assert "visible" not in facts(None, noises) and "heard" not in facts(things, None)
     assert "matching" not in {**facts(None, noises), **facts(things, None)}
+
+
+def test_lists_say_of_each_word_whether_it_is_right():
+    """By hand: two objects, the siren louder and longer than the car."""
+    things, noises = [BELL, CAR], [Noise(1, 0.1, 0.3, 0.1), Noise(5, 0.5, 0.9, 0.16)]
+    asked = {e.family: e.answer.split() for e in examples(random.Random(0), things, noises) if e.is_list}
+    answers = {family: dict(zip(words[::2], words[1::2], strict=True)) for family, words in asked.items()}
+    assert answers["list how many"] == {"zero": "no", "one": "no", "two": "yes", "three": "no"}
+    assert answers["list longer"] == answers["list loudest"] == {"car": "no", "siren": "yes"}
+    assert answers["list color"] == {"bell": "red", "car": "blue"} and answers["list first or last"] == {
+        "car": "first",
+        "siren": "last",
+    }
 
 
 def test_four_options_hold_the_answer_once_at_its_letter():

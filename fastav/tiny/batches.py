@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from fastav.tiny.drawing import COLORS, KINDS
-from fastav.tiny.questions import CHOICES, YES_NO_FAMILIES, Fact, facts, four_options, loudest, place
+from fastav.tiny.questions import CHOICES, NUMBERS, YES_NO_FAMILIES, Fact, facts, four_options, longest, loudest, place
 from fastav.tiny.wordings import LETTER, ONE_WORD, YES_NO, seen
 from fastav.tiny.world import held_out_pair
 
@@ -107,10 +107,12 @@ def examples(rng: random.Random, things, noises, hidden_kinds=frozenset()) -> li
         ask(by_kind[rng.choice(present)], weight)
         ask(by_kind[absent(present, other)], weight)
 
+    def list_words(head, answers: dict[str, str], weight):
+        words = rng.sample(sorted(answers), len(answers))
+        out.append(Example(f"list {head}", f"{head}?", " ".join(f"{w} {answers[w]}" for w in words), weight, True))
+
     def listing(head, answers: dict[int, str], weight):
-        kinds = rng.sample(sorted(answers), len(answers))
-        words = " ".join(f"{KINDS[k]} {answers[k]}" for k in kinds)
-        out.append(Example(f"list {head}", f"{head}?", words, weight, True))
+        list_words(head, {KINDS[k]: answer for k, answer in answers.items()}, weight)
 
     def mixed(head, present, other, weight):
         kinds = set(present) | {absent(present, other) for _ in range(3)}
@@ -124,17 +126,24 @@ def examples(rng: random.Random, things, noises, hidden_kinds=frozenset()) -> li
         yes_and_no("heard", kinds_heard, kinds_seen, 1.5)
     if things is not None:
         mixed("visible", kinds_seen, kinds_heard, 1.0)
+        count = NUMBERS[len(things)]
+        list_words("how many", {n: "yes" if n == count else "no" for n in NUMBERS}, 1.0)
     if noises is not None:
         mixed("making sound", kinds_heard, kinds_seen, 1.0)
     if len(kinds_heard) > 1:
         listing("first or last", {kinds_heard[0]: "first", kinds_heard[-1]: "last"}, 2.0)
     if most := loudest(noises or []):
         listing("loudest", {n.kind: "yes" if n is most else "no" for n in noises}, 1.0)
+    if most := longest(noises or []):
+        listing("longer", {n.kind: "yes" if n is most else "no" for n in noises}, 1.0)
     for family, (share, weight) in ASKED.items():
         if found.get(family) and rng.random() < share:
             ask(rng.choice(found[family]), weight)
     choices = [f for f in CHOICES if found.get(f)]
-    for family in rng.sample(choices, min(len(choices), 1 + (rng.random() < 0.3))):
+    asked = rng.sample(choices, min(len(choices), 1 + (rng.random() < 0.3)))
+    if "count" in choices and "count" not in asked and rng.random() < 0.3:
+        asked.append("count")  # a number is harder to find among options than a name
+    for family in asked:
         fact = rng.choice(found[family])
         text, letter = four_options(
             rng, fact, fact.text(rng.choice(seen(family))), rng.choice(LETTER), [*kinds_seen, *hidden_kinds], kinds_heard

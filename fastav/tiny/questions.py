@@ -44,8 +44,17 @@ def place(thing: Thing) -> str:
 
 def loudest(noises: list[Noise]) -> Noise | None:
     """The sound that is clearly louder than every other; None where there is none, or but one sound."""
-    by_level = sorted(noises, key=lambda n: n.level)
-    return by_level[-1] if len(noises) > 1 and by_level[-1].level >= LOUDER * by_level[-2].level else None
+    return _most(noises, lambda n: n.level, LOUDER)
+
+
+def longest(noises: list[Noise]) -> Noise | None:
+    """The sound that is clearly longer than every other; None where there is none, or but one sound."""
+    return _most(noises, lambda n: n.length, LONGER)
+
+
+def _most(noises, size, ratio) -> Noise | None:
+    *_, second, most = [None, None, *sorted(noises, key=size)]
+    return most if second and size(most) >= ratio * size(second) else None
 
 
 def at_end(noises: list[Noise]) -> str | None:
