@@ -39,7 +39,8 @@ def write_clip(path, frames, fps: float, audio, rate: int = AUDIO_RATE) -> None:
             codec="libx264",
             audio_codec="aac",
             audio_fps=rate,
+            audio_bitrate="48k",  # of one channel; without both limits a small clip is a third larger
             temp_audiofile_path=scratch,
-            ffmpeg_params=["-pix_fmt", "yuv420p", "-movflags", "+faststart"],
+            ffmpeg_params=["-crf", "26", "-pix_fmt", "yuv420p", "-movflags", "+faststart"],
             logger=None,
         )
