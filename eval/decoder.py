@@ -48,11 +48,11 @@ class Case:
     lengths: list[int]
 
 
-def cases(layout: TokenLayout, embeds: torch.Tensor, percents: list[int], n_layers: int) -> list[Case]:
+def cases(layout: TokenLayout, embeds: torch.Tensor, percents: list[int], config) -> list[Case]:
     """Vanilla first, then FastAV and trim+FastAV at every P."""
-    found = []
+    found, n_layers = [], config.num_hidden_layers
     for label in ["vanilla", *(f"{trim}fastav:p={p}" for trim in ("", "trim+") for p in percents)]:
-        request = Request.of(Inputs(embeds, layout), parse(label, n_layers))
+        request = Request.of(Inputs(embeds, layout), parse(label, n_layers), config)
         found.append(Case(label, request, lengths(request.method, request.inputs.layout, n_layers)))
     return found
 

@@ -162,7 +162,7 @@ def run(args: argparse.Namespace) -> None:
     torch.manual_seed(0)
     embeds = torch.randn(1, len(layout), model.config.hidden_size, device=device, dtype=dtype)
     percents = list(dict.fromkeys(int(p) for p in args.p.split(",")))
-    todo = cases(layout, embeds, percents, model.config.num_hidden_layers)
+    todo = cases(layout, embeds, percents, model.config)
     stated = conditions(model, args)
     with tqdm(total=len(todo) * (args.repeats + 2), unit="run", desc=args.model) as bar:
         records = measure(model, todo, args.repeats, bar)

@@ -26,9 +26,11 @@ from fastav.decoder import (
     refuse_unfit_layers,
 )
 from fastav.errors import UserError
+from fastav.flops import relative_percent
 from fastav.layout import PAD, TokenLayout, layout_of
 from fastav.methods import FastAV, Method
 from fastav.methods.cut import BEFORE, lengths_of
+from fastav.methods.equal import solved
 from fastav.seen import LayerSeen, Left
 from fastav.selection import Positions, selections_of, take, with_features
 from fastav.versions import blaming_untried, warn_if_untried
@@ -53,6 +55,7 @@ class PrunedCache(DynamicCache):
         self.layouts, methods = _of_rows(layout), _of_rows(method)
         methods = methods * len(self.layouts) if len(methods) == 1 else methods
         self.n_tokens = len(self.layouts[0])
+        methods = tuple(of_prompt(config, layout, method) for layout, method in zip(self.layouts, methods, strict=True))
         cuts = [method.cuts(layout, n_layers) for layout, method in zip(self.layouts, methods, strict=True)]
         if any(cuts):
             refuse_unfit_layers(config, self.layers, min(layer for each in cuts for layer in each))
@@ -130,6 +133,12 @@ class PrunedCache(DynamicCache):
             kept = take(kept, selection.choose(Left(seen, kept), take(positions, kept)))
         self.positions[layer + 1] = take(positions, kept)
         return kept
+
+
+def of_prompt(config, layout: TokenLayout, method: Method) -> Method:
+    """A method that asks for FLOPs, with the settings that it comes to on this prompt; any other as it is."""
+    text = config.get_text_config(decoder=True)
+    return solved(method, layout, text.num_hidden_layers, lambda lengths: relative_percent(lengths, len(layout), text))
 
 
 def _of_rows(given) -> tuple:

@@ -46,6 +46,11 @@ def paper_flops(lengths: Sequence[int], config) -> float:
     return float(sum(4 * n * d * d + 2 * n * n * d + 2 * n * d * m for n in lengths))
 
 
+def relative_percent(lengths: Sequence[int], n_tokens: int, config) -> float:
+    """Closed form, vanilla on the same prompt of `n_tokens` = 100."""
+    return 100 * gqa_flops(lengths, config) / gqa_flops([n_tokens] * len(lengths), config)
+
+
 def fvcore_flops(lengths: Sequence[int], config) -> float:
     """fvcore's count over a skeleton of the decoder on the meta device: no weights, no memory, cached by length.
 

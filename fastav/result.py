@@ -54,6 +54,7 @@ class Result:
     fastav: dict = field(default_factory=dict)  # version, commit, source_sha256
     checkpoint_commit: str | None = None  # of a hub snapshot; None for a folder of one's own
     weights_sha256: str = ""  # of the checkpoint's files
+    solved: str = ""  # `method`, where it asks for FLOPs (seats@45) with the settings that it came to on this prompt
     plan_sha256: str | None = None  # of the file that the method names as plan
 
     def kept(self, layer: int) -> list[int]:

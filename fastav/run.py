@@ -30,18 +30,23 @@ from fastav.models.adapter import Inputs
 class Request:
     """A prompt and the method that is to answer it.
 
-    layout [N] is the whole prompt's; inputs hold what enters the decoder, entered int64 [N'] which positions these are.
+    layout [N] is the whole prompt's; inputs hold what enters the decoder, entered int64 [N'] which positions these are. asked is
+    the method as it was asked for; where that says how many FLOPs, method has the settings that it comes to.
     """
 
+    asked: Method
     method: Method
     layout: TokenLayout
     inputs: Inputs
     entered: np.ndarray
 
     @classmethod
-    def of(cls, inputs: Inputs, method: Method) -> Request:
-        """Raises UserError where the method shortens a prompt that cannot be renumbered."""
-        return cls(method, inputs.layout, *inputs.subset(method.enters(inputs.layout)))
+    def of(cls, inputs: Inputs, asked: Method, config) -> Request:
+        """`config` is the model's. Raises UserError where the method shortens a prompt that cannot be renumbered, or asks for
+        FLOPs that it cannot have.
+        """
+        method = engine.of_prompt(config, inputs.layout, asked)
+        return cls(asked, method, inputs.layout, *inputs.subset(method.enters(inputs.layout)))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from fastav import engine, measure, provenance
 from fastav.clip.clip import Clip
 from fastav.clip.read import read_clip
 from fastav.errors import UserError
-from fastav.flops import fvcore_flops, gqa_flops, paper_flops
+from fastav.flops import fvcore_flops, gqa_flops, paper_flops, relative_percent
 from fastav.memory import peak_memory
 from fastav.methods import parse
 from fastav.models import load_model
@@ -159,7 +159,7 @@ class Session:
         return self._result(clip, question, request, run, fvcore, peak)
 
     def _request(self, clip: Clip, question: str, method: str) -> Request:
-        return Request.of(self.inputs(clip, question)[0], parse(method, self.n_layers))
+        return Request.of(self.inputs(clip, question)[0], parse(method, self.n_layers), self.model.config)
 
     def _result(self, clip: Clip, question: str, request: Request, run: Run, fvcore: bool, peak: bool) -> Result:
         layout, sizes = request.layout, run.lengths
@@ -178,7 +178,8 @@ class Session:
             question=question,
             model=self.model_name,
             checkpoint=self.checkpoint,
-            method=str(request.method),
+            method=str(request.asked),
+            solved=str(request.method),
             clip_name=clip.name,
             clip_sha256=clip.sha256,
             clip_duration_sec=clip.duration_sec,
@@ -194,7 +195,7 @@ class Session:
             flops=gqa_flops(sizes, self.config),
             flops_paper=paper_flops(sizes, self.config),
             flops_fvcore=fvcore_flops(sizes, self.config) if fvcore else None,
-            flops_relative_percent=100 * gqa_flops(sizes, self.config) / gqa_flops(full, self.config),
+            flops_relative_percent=relative_percent(sizes, len(layout), self.config),
             flops_paper_relative_percent=100 * paper_flops(sizes, self.config) / paper_flops(full, self.config),
             n_new_tokens=len(run.ids),
             encode_sec=self._encoded[2],
@@ -205,6 +206,6 @@ class Session:
             kv_bytes=run.kv_bytes,
             peak_bytes=peak_bytes,
             total_bytes=total_bytes,
-            plan_sha256=provenance.plan_sha256(str(request.method)),
+            plan_sha256=provenance.plan_sha256(str(request.asked)),
             **self.provenance,
         )

@@ -413,6 +413,19 @@ def test_what_fills_the_controls_comes_once(session):
     assert len(filling) == 6 and not any(map(inspect.isgeneratorfunction, filling))  # ours and that of the example questions
 
 
+def test_a_method_at_given_flops_runs_and_has_no_controls(session):
+    """Its settings follow from clip and question; a file in it is refused as everywhere."""
+    steps = list(app.compare("bell.mp4", "What?", "tiny", "trim+seats@45"))
+    assert session.asked[-1] == ("What?", "trim+seats@45") and steps[-1][app.pruned_box]["label"].startswith(
+        "Trim + SEATS at 45 %"
+    )
+    for method, said in (
+        ("seats@45", "those of seats@45 follow from clip and question"),
+        ("fastav@45:plan=x", "plan names a file"),
+    ):
+        assert said in refusal(app.restore, visit(method=method)).message
+
+
 @pytest.mark.parametrize("path", ["/etc/passwd", "../plan.json", "@plan.json", "plan.json", "assets/tiny/plan-10.json"])
 def test_neither_a_link_nor_an_api_call_names_a_file(session, monkeypatch, path):
     monkeypatch.setattr("fastav.plan.Plan.read", lambda path: pytest.fail(f"{path} was read"))

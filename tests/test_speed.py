@@ -87,7 +87,7 @@ def test_the_last_line_is_the_document_and_the_table_names_its_conditions(docume
 def test_token_counts_are_those_of_the_models(name, total, kept, trimmed, published, trimmed_flops):
     """FLOPs by the paper's formula at P = 20 in a 7B decoder; 782 = 30 text + 4 frames of 188."""
     layout = speed.MODELS[name]()
-    _, plain, trim = speed.cases(layout, torch.zeros(1, total, 1), [20], 28)
+    _, plain, trim = speed.cases(layout, torch.zeros(1, total, 1), [20], Qwen2Config(**speed.SIZES["real"]))
     assert len(layout) == plain.lengths[13] == total and plain.lengths[14] == kept
     assert trim.lengths[13] == trimmed == trim.request.inputs.embeds.shape[1]
     config = Qwen2Config(**speed.SIZES["real"])
@@ -126,7 +126,7 @@ def test_host_syncs_are_counted_between_the_layers_alone(monkeypatch):
     """A stand-in for CUDA's sync check: while it is on, one layer in the middle waits twice; waits outside do not count."""
     model = speed.build("tiny", torch.device("cpu"), torch.float32, "sdpa")
     layout = speed.MODELS["videollama2.1-av"]()
-    case = speed.cases(layout, torch.randn(1, 2206, 32), [20], 4)[1]
+    case = speed.cases(layout, torch.randn(1, 2206, 32), [20], model.config)[1]
     mode = ["default"]
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda new: mode.__setitem__(0, new))
 

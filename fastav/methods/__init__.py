@@ -6,6 +6,7 @@ from fastav.errors import UserError
 from fastav.methods.cut import Cut, Method, lengths
 from fastav.methods.diverse import Diverse
 from fastav.methods.divprune import DivPrune
+from fastav.methods.equal import AtFlops, at_flops, solved
 from fastav.methods.evs import EVS
 from fastav.methods.fastav import FastAV
 from fastav.methods.fastv import FastV
@@ -15,7 +16,7 @@ from fastav.methods.random import Random
 from fastav.methods.seats import SEATS
 from fastav.methods.setting import Setting, settings
 from fastav.methods.stride import Stride
-from fastav.methods.text import build
+from fastav.methods.text import build, names, number
 from fastav.methods.trim import Trim, parts
 from fastav.methods.vanilla import Vanilla
 from fastav.methods.vidcom2 import VidCom2
@@ -28,6 +29,7 @@ METHODS = {
 
 __all__ = [
     "METHODS",
+    "AtFlops",
     "Cut",
     "FastAV",
     "Method",
@@ -39,6 +41,7 @@ __all__ = [
     "parse",
     "parts",
     "settings",
+    "solved",
 ]
 
 
@@ -53,6 +56,7 @@ def class_of(name: str) -> type[Method]:
 def parse(text: str, n_layers: int | None = None) -> Method:
     """The method that `text` names, e.g. "vanilla", "fastav", "fastav:p=30,rule=first(750)", "trim" or "trim+fastav:p=30".
 
+    "seats@45:..." is a method at 45 % of vanilla's FLOPs, see equal.py.
     With `n_layers`, a missing start becomes the middle layer and one outside the model is refused.
     Raises UserError for an unknown name, setting or value, listing what is allowed.
     """
@@ -62,5 +66,8 @@ def parse(text: str, n_layers: int | None = None) -> Method:
             raise UserError(f"{text!r} trims twice; allowed: trim or trim+METHOD")
         return Trim(parse(rest if plus else "vanilla", n_layers))
     name, _, given = text.strip().partition(":")
+    name, at, percent = name.partition("@")
     method = build(class_of(name), given)
+    if at:
+        method = at_flops(method, number("FLOPs", percent), names(given))
     return method if n_layers is None else method.fit(n_layers)

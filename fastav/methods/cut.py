@@ -79,7 +79,7 @@ class Method(ABC):
     def __str__(self) -> str:
         """The text form, with every setting."""
         given = {each.name: getattr(self, each.name) for each in settings(type(self))}
-        text = ",".join(f"{name}={_written(value)}" for name, value in given.items() if value is not None)
+        text = ",".join(f"{name}={written(value)}" for name, value in given.items() if value is not None)
         return f"{self.name}:{text}" if text else self.name
 
 
@@ -105,7 +105,7 @@ class OneCut(Method):
         return {before: cuts} if cuts else {}
 
 
-def _written(value) -> str:
+def written(value) -> str:
     """As a browser writes it, too: true for True, 1 for 1.0."""
     if isinstance(value, bool):
         return str(value).lower()

@@ -58,6 +58,10 @@ class FastAV(Method):
     fine     what the fine stage removes: the lowest ("low", the paper), the highest ("top") or random tokens. "lookahead" is
              ours: the lowest by the rows of the text after the media, mean over them, with the next layer's weights; each
              layer then projects the keys of its tokens twice. It needs text that is never removed (protect=text).
+    keep     share of the audio and video tokens that global pruning keeps, also of a single stream, instead of as many as the
+             rule keeps. Ours, to compare methods at equal FLOPs. `model` then keeps what its rule keeps before all else, and of
+             both the highest calibrated values, of equals or without values the earlier positions. The rules that say by
+             themselves how many stay (all, none, no-video, no-audio, first) do not take it.
     protect  "text": text is never removed; "last": only the last token is safe.
     plan     a calibration file of this model and start that replaces the model's own rule and curve.
     seed     of the random rules, together with the layout's request_id.
@@ -75,6 +79,9 @@ class FastAV(Method):
         "model", "which audio and video tokens leave at the start layer", choices=RULES, label="Once, at the start layer"
     )
     fine: str = setting("low", "which tokens fine pruning removes", choices=FINE, label="After every layer from there")
+    keep: float | None = setting(
+        None, "share of the audio and video tokens that stays there, instead of as many as the rule keeps", low=0, high=1
+    )
     protect: str = setting("text", "what fine pruning never removes", choices=PROTECT)
     plan: str | None = setting(None, "a calibration file that takes the place of the model's own rule and curve", file=True)
     seed: int = setting(0, "seeds the random rules, together with clip and question", low=0)
@@ -83,6 +90,9 @@ class FastAV(Method):
         super().__post_init__()
         if (self.fine, self.protect) == ("lookahead", "last"):
             raise UserError("fine=lookahead asks by text that must not be removed; allowed with it: protect=text")
+
+        if self.keep is not None and (self.rule in ("all", "none", "no-video", "no-audio") or self.rule.startswith("first(")):
+            raise UserError(f"rule={self.rule} says by itself how many tokens stay; keep goes with the other rules")
 
     def cuts(self, layout: TokenLayout, n_layers: int) -> dict[int, tuple[Cut, ...]]:
         """See `Method`.
@@ -120,7 +130,7 @@ class FastAV(Method):
     def _global_cut(self, layout: TokenLayout) -> Cut:
         media = candidates(layout)
         keep = self._positions_kept(layout)
-        n_removed = int((media & ~keep).sum())
+        n_removed = int((media & ~keep).sum()) if self.keep is None else int(media.sum()) - round(self.keep * int(media.sum()))
         if self.rule == "random":
             score = Known(generator(self.seed, layout.request_id, "global").random(len(layout), np.float32))
         elif self.rule.endswith("attentive"):
@@ -132,8 +142,11 @@ class FastAV(Method):
                     "run `python -m fastav calibrate` and give its file as plan=FILE"
                 )
             score = Known(layout.influence)
+        elif self.keep is None or layout.influence is None:
+            score = Known(keep.astype(np.float32))  # of equals, the later position leaves
         else:
-            score = Known(keep.astype(np.float32))
+            order = np.lexsort((-np.arange(len(layout)), layout.influence, keep))
+            score = Known(np.argsort(order).astype(np.float32))
         return Cut(n_removed, media, score, "high" if self.rule.startswith("top") else "low")
 
     def _positions_kept(self, layout: TokenLayout) -> np.ndarray:

@@ -35,6 +35,16 @@ def build(method_class: type[Method], text: str) -> Method:
     return method_class(**values)
 
 
+def names(text: str) -> list[str]:
+    """Which settings a text such as "p=30,rule=all" gives."""
+    return [item.partition("=")[0].strip() for item in text.split(",") if item.strip()]
+
+
+def number(name: str, text: str) -> float:
+    """The number that a text means. Raises UserError for what is none."""
+    return _typed(name, text, float)
+
+
 def _typed(name: str, text: str, wanted: type) -> int | float | bool | str:
     """What a setting's text means where its field is an int, float, bool or str.
 

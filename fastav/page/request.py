@@ -63,10 +63,11 @@ def method(text: str, n_layers: int) -> methods.Method:
     Raises UserError for what is no method, names a file, or is outside the page's limits.
     """
     # Neither a path nor markup gets through.
-    if not isinstance(text, str) or not re.fullmatch(r"[a-z0-9_.:=,+()-]{1,200}", text):
+    if not isinstance(text, str) or not re.fullmatch(r"[a-z0-9_.:=,+()@-]{1,200}", text):
         raise UserError(f"the method must be text such as trim+fastav:start=4,p=20,rule=first(750), got {brief(text)}")
     asked = methods.parse(text, n_layers)
     _, inner = methods.parts(asked)
+    inner = inner.inner if isinstance(inner, methods.AtFlops) else inner
     for each in methods.settings(type(inner)):
         if each.file and getattr(inner, each.name) != each.default:
             raise UserError(f"{each.name} names a file, which the page takes from nobody; allowed: all other settings")
