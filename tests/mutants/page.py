@@ -118,7 +118,7 @@ MUTANTS = [
     Mutant(
         "a path reaches the text form",
         "fastav/page/request.py",
-        're.fullmatch(r"[a-z0-9_.:=,+()-]{1,200}", text)',
+        're.fullmatch(r"[a-z0-9_.:=,+()@-]{1,200}", text)',
         're.fullmatch(r"[^<>]{1,200}", text)',
         "tests/test_request.py::test_a_method_with_a_character_that_only_paths_and_markup_need_is_not_even_read",
     ),
