@@ -167,8 +167,8 @@ MUTANTS = [
     Mutant(
         "a link's question has no end",
         "fastav/page/handlers.py",
-        'asked.get("question", "")[: request.MAX_QUESTION]',
-        'asked.get("question", "")',
+        'visit.query_params.get("question", "")[: request.MAX_QUESTION]',
+        'visit.query_params.get("question", "")',
         "tests/test_app.py::test_a_link_with_a_long_question_is_cut",
     ),
 ]
