@@ -25,6 +25,7 @@ def report(summary: Summary) -> str:
         _main(summary),
         _tasks(summary),
         _differences(summary, labels),
+        _task_differences(summary, labels),
         _pairs(summary, labels),
         _seeds(summary),
         _baselines(summary),
@@ -112,6 +113,20 @@ def _differences(summary: Summary, labels: Labels) -> str:
         rows += [[labels[method], title, *_difference(d)] for title, d in columns.items() if d.n]
     note = "Paired interval (Newcombe 1998, method 10), widened where questions of one clip go together."
     return f"{table(rows)}\n{note}" if len(rows) > 1 else ""
+
+
+def _task_differences(summary: Summary, labels: Labels) -> str:
+    """Of a set that says which clips are cluttered."""
+    rows = [["points against vanilla (95 %)", "task", "all", "clean", "cluttered"]]
+    for method, tasks in summary.task_differences.items():
+        for task, of in tasks.items():
+            if of.clean.n or of.cluttered.n:
+                rows.append([labels[method], task, *map(_in_points, (of.all, of.clean, of.cluttered))])
+    return table(rows) if len(rows) > 1 else ""
+
+
+def _in_points(d: Difference) -> str:
+    return f"{100 * d.difference:+.1f} ({100 * d.low:+.1f} to {100 * d.high:+.1f})" if d.n else "-"
 
 
 def _pairs(summary: Summary, labels: Labels) -> str:

@@ -23,6 +23,7 @@ from eval.summary import (
     Seeds,
     Spread,
     Summary,
+    TaskDifference,
     TaskSummary,
     Unread,
     Wordings,
@@ -58,6 +59,7 @@ def summarise(dataset: Dataset, questions: Questions, records: Mapping[tuple, di
         differences={
             m: {title: _difference(of, scores[m], scores[methods[0]]) for title, of in columns.items()} for m in methods[1:]
         },
+        task_differences={m: _task_differences(questions, scores[m], scores[methods[0]]) for m in methods[1:]},
         pairs=tuple(_pair(a, b, questions, columns, scores, records) for a, b in combinations(methods[1:], 2)),
         seeds=_seeds(covered, columns, scores),
         baselines=_baselines(columns, dataset) if any(scores.values()) else {},
@@ -183,9 +185,22 @@ def _clutter(groups: Columns, scores: Scores) -> dict[str, Clutter]:
     """Name -> its clean and its cluttered questions apart."""
     found = {}
     for name, of in groups.items():
-        clean, cluttered = ([q for q in of if q.cluttered is how] for how in (False, True))
+        clean, cluttered = _clean_and_cluttered(of)
         if clean or cluttered:
             found[name] = Clutter(_share(clean, scores), _share(cluttered, scores))
+    return found
+
+
+def _clean_and_cluttered(questions: Questions) -> tuple[Questions, Questions]:
+    """A question whose set does not say is in neither."""
+    clean, cluttered = ([q for q in questions if q.cluttered is how] for how in (False, True))
+    return clean, cluttered
+
+
+def _task_differences(questions: Questions, scores: Scores, vanilla: Scores) -> dict[str, TaskDifference]:
+    found = {}
+    for task, of in _by_task(questions).items():
+        found[task] = TaskDifference(*(_difference(part, scores, vanilla) for part in (of, *_clean_and_cluttered(of))))
     return found
 
 

@@ -42,6 +42,15 @@ class Clutter:
 
 
 @dataclass(frozen=True)
+class TaskDifference:
+    """A pruning method minus vanilla over one task; `clean` and `cluttered` as in Clutter."""
+
+    all: Difference
+    clean: Difference
+    cluttered: Difference
+
+
+@dataclass(frozen=True)
 class MethodSummary:
     label: str  # as it was typed
     method: str  # full text form
@@ -164,6 +173,7 @@ class Summary(Header):
     methods: tuple[MethodSummary, ...]  # vanilla first
     not_covered: tuple[NotCovered, ...]
     differences: Mapping[str, Mapping[str, Difference]]  # pruning method -> column -> it minus vanilla
+    task_differences: Mapping[str, Mapping[str, TaskDifference]]  # pruning method -> task -> it minus vanilla
     pairs: tuple[Pair, ...]
     seeds: tuple[Seeds, ...]
     baselines: Mapping[str, Mapping[str, float]]  # baseline -> column -> share

@@ -17,6 +17,7 @@ from evaluating import (
     evaluate,
     method,
     record,
+    says_no,
     small_set,
     stub,
     write,
@@ -140,6 +141,33 @@ def test_clean_and_cluttered_clips_are_counted_apart(session, data, tmp_path, ca
     assert (vanilla["columns"]["Avg"]["n"], vanilla["columns"]["Avg"]["right"]) == (8, 5)  # all questions, as without the split
 
 
+def test_what_pruning_costs_is_told_for_clean_and_cluttered_clips_of_each_task(session, data, tmp_path, capsys):
+    """Vanilla always says yes, the method no where the stub says so: per task and kind of clip, stats.paired on that."""
+    rows = [
+        (task, cluttered, f"Q {i}?")
+        for i, (task, cluttered) in enumerate([(VISIBLE, False), (VISIBLE, True), (HEARD, False)] * 4)
+    ]
+    write(data, [record("00000", task, text, "Yes", cluttered=cluttered) for task, cluttered, text in rows])
+    evaluate(data, tmp_path / "out", "--method", "fastav")
+    out = capsys.readouterr().out
+    [(_, tasks)] = json.loads(out.splitlines()[-1])["task_differences"].items()
+
+    def by_hand(task, kinds):
+        of = [text for each, cluttered, text in rows if each == task and cluttered in kinds]
+        pruned = [0.0 if says_no(f"{text} Answer yes or no.", "00000.mp4") else 1.0 for text in of]
+        return json.loads(json.dumps(asdict(stats.paired(pruned, [1.0] * len(of), ["00000"] * len(of)))))
+
+    assert tasks[VISIBLE] == {
+        "all": by_hand(VISIBLE, (0, 1)),
+        "clean": by_hand(VISIBLE, (0,)),
+        "cluttered": by_hand(VISIBLE, (1,)),
+    }
+    assert tasks[HEARD]["all"] == tasks[HEARD]["clean"] == by_hand(HEARD, (0,)) and tasks[HEARD]["cluttered"]["n"] == 0
+    assert len({tasks[VISIBLE][kind]["difference"] for kind in ("all", "clean", "cluttered")}) > 1
+    title, *lines = out[out.index("points against vanilla (95 %)") :].splitlines()[:3]
+    assert title.split()[-4:] == ["task", "all", "clean", "cluttered"] and lines[1].split()[-1] == "-"
+
+
 @pytest.mark.parametrize("cluttered", [None, False, True])
 def test_without_both_kinds_of_clips_there_is_no_table_of_them(session, data, tmp_path, capsys, cluttered):
     more = {} if cluttered is None else {"cluttered": cluttered}
@@ -147,6 +175,7 @@ def test_without_both_kinds_of_clips_there_is_no_table_of_them(session, data, tm
     evaluate(data, tmp_path / "out")
     out = capsys.readouterr().out
     assert "clean and cluttered" not in out and "seen in training" not in out
+    assert ("points against vanilla (95 %)" in out) is (cluttered is not None)
     vanilla = method(json.loads(out.splitlines()[-1]), 0)
     assert vanilla["tasks_by_clutter"].keys() == (set() if cluttered is None else {VISIBLE}) and vanilla["wordings"] == {}
 

@@ -563,4 +563,11 @@ MUTANTS = [
         "Spread(fmean(x), max(x), min(x), stdev(x))",
         "tests/test_groups.py::test_methods_that_differ_in_their_seed_are_one_row",
     ),
+    Mutant(
+        "a task's differences are those of all clips",
+        "eval/summarise.py",
+        "for part in (of, *_clean_and_cluttered(of))",
+        "for part in (of, of, of)",
+        "tests/test_groups.py::test_what_pruning_costs_is_told_for_clean_and_cluttered_clips_of_each_task",
+    ),
 ]
