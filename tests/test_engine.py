@@ -46,6 +46,9 @@ METHODS = [
     "omnizip:keep_audio=0.2,keep_video=0.7,merge=9",
     "seats",
     "seats:keep_video=0.1,keep_audio=0.2",
+    "evs:keep=0.5+fastav:p=30",
+    "divprune:keep=0.5+fastav:rule=low-attentive,start=2",
+    "fastav:keep=0.4",
 ]
 
 

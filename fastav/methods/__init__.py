@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from fastav.errors import UserError
 from fastav.methods.cut import Cut, Method, lengths
 from fastav.methods.diverse import Diverse
@@ -11,6 +13,7 @@ from fastav.methods.evs import EVS
 from fastav.methods.fastav import FastAV
 from fastav.methods.fastv import FastV
 from fastav.methods.omnizip import OmniZip
+from fastav.methods.pair import Pair
 from fastav.methods.pyramiddrop import PyramidDrop
 from fastav.methods.random import Random
 from fastav.methods.seats import SEATS
@@ -33,6 +36,7 @@ __all__ = [
     "Cut",
     "FastAV",
     "Method",
+    "Pair",
     "Setting",
     "Trim",
     "Vanilla",
@@ -40,6 +44,7 @@ __all__ = [
     "lengths",
     "parse",
     "parts",
+    "plain",
     "settings",
     "solved",
 ]
@@ -56,18 +61,28 @@ def class_of(name: str) -> type[Method]:
 def parse(text: str, n_layers: int | None = None) -> Method:
     """The method that `text` names, e.g. "vanilla", "fastav", "fastav:p=30,rule=first(750)", "trim" or "trim+fastav:p=30".
 
-    "seats@45:..." is a method at 45 % of vanilla's FLOPs, see equal.py.
+    "seats@45:..." is a method at 45 % of vanilla's FLOPs, see equal.py; "evs+fastav" two methods in turn, see pair.py.
     With `n_layers`, a missing start becomes the middle layer and one outside the model is refused.
     Raises UserError for an unknown name, setting or value, listing what is allowed.
     """
-    first, plus, rest = text.strip().partition("+")
+    first, *others = re.split(r"\+(?![0-9])", text.strip(), maxsplit=1)  # not that of 1e+5
     if first == "trim":
-        if rest.strip().partition("+")[0] == "trim":
+        if others and others[0].strip().partition("+")[0] == "trim":
             raise UserError(f"{text!r} trims twice; allowed: trim or trim+METHOD")
-        return Trim(parse(rest if plus else "vanilla", n_layers))
+        return Trim(parse(others[0] if others else "vanilla", n_layers))
+    if others:
+        pair = Pair(parse(first), parse(others[0]))
+        return pair if n_layers is None else pair.fit(n_layers)
     name, _, given = text.strip().partition(":")
     name, at, percent = name.partition("@")
     method = build(class_of(name), given)
     if at:
         method = at_flops(method, number("FLOPs", percent), names(given))
     return method if n_layers is None else method.fit(n_layers)
+
+
+def plain(method: Method) -> tuple[Method, ...]:
+    """The methods with settings of their own in a composed one, or itself."""
+    if isinstance(method, Pair):
+        return (*plain(method.first), *plain(method.second))
+    return plain(method.inner) if isinstance(method, (Trim, AtFlops)) else (method,)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from fastav.errors import UserError
 from fastav.layout import TokenLayout
 from fastav.methods.cut import Cut, Method, lengths, written
+from fastav.methods.pair import Pair
 from fastav.methods.setting import setting
 from fastav.methods.trim import Trim
 
@@ -107,6 +108,9 @@ class AtFlops(Method):
         return f"{self.name}:{text}" if text else self.name
 
     def cuts(self, layout: TokenLayout, n_layers: int) -> dict[int, tuple[Cut, ...]]:
+        return self.cuts_after(layout, n_layers, ())
+
+    def cuts_after(self, layout: TokenLayout, n_layers: int, before: tuple[Cut, ...]) -> dict[int, tuple[Cut, ...]]:
         raise UserError(f"{self} has its settings from the model's FLOPs: give what fastav.methods.solved makes of it")
 
 
@@ -131,12 +135,16 @@ def solved(method: Method, layout: TokenLayout, n_layers: int, relative: Relativ
     if isinstance(method, Trim):
         entering = layout.subset(method.enters(layout))
         return Trim(solved(method.inner, entering, n_layers, relative))
-    if not isinstance(method, AtFlops):
-        return method
+    if isinstance(method, Pair) and isinstance(method.second, AtFlops):
+        first = method.first
+        return Pair(first, _nearest(method.second, lambda each: relative(lengths(Pair(first, each), layout, n_layers)), n_layers))
+    if isinstance(method, AtFlops):
+        return _nearest(method, lambda each: relative(lengths(each, layout, n_layers)), n_layers)
+    return method
 
-    def cost(candidate: Method) -> float:
-        return relative(lengths(candidate, layout, n_layers))
 
+def _nearest(method: AtFlops, cost: Callable[[Method], float], n_layers: int) -> Method:
+    """The setting that comes nearest; `cost`: percent of vanilla's FLOPs."""
     scales = KNOBS[method.inner.name].scales(method.inner, n_layers)
     n, at = next((scale for scale in scales if cost(scale[1](0)) <= method.percent), scales[-1])
     i = bisect_left(range(n), method.percent, key=lambda i: cost(at(i)))

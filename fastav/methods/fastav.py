@@ -95,22 +95,26 @@ class FastAV(Method):
             raise UserError(f"rule={self.rule} says by itself how many tokens stay; keep goes with the other rules")
 
     def cuts(self, layout: TokenLayout, n_layers: int) -> dict[int, tuple[Cut, ...]]:
-        """See `Method`.
+        """See `Method` and `cuts_after`."""
+        return self.cuts_after(layout, n_layers, ())
+
+    def cuts_after(self, layout: TokenLayout, n_layers: int, before: tuple[Cut, ...]) -> dict[int, tuple[Cut, ...]]:
+        """The cuts where another method's, `before`, come before layer 0.
 
         Raises UserError when `start` is not a layer of this model, or a needed calibration is missing or of another run.
         """
         start = self.fit(n_layers).start
         if self.plan is not None:
             layout = Plan.read(self.plan, model=layout.model, start=start, n_layers=n_layers).apply(layout)
-        cut = self._global_cut(layout)
-        pads = layout.kind == PAD
+        cut = self._global_cut(layout, before)
+        pads = (layout.kind == PAD) & (not before)
         stages = (Cut(int(pads.sum()), pads, Known(np.zeros(len(layout), np.float32))), cut)
         cuts = {start - 1: tuple(c for c in stages if c.n_removed)}
 
         free = layout.media if self.protect == "text" else (layout.media | (layout.kind == TEXT))
         free[-1] = False  # the last token asks the question: it is never removed, whatever its kind
         rng = generator(self.seed, layout.request_id, "fine")
-        n_free = int(free.sum()) - cut.n_removed
+        n_free = int(free.sum()) - n_media_gone(layout, before) - cut.n_removed
         for layer in range(start, n_layers - 1):
             n = n_free * self.p // 100
             n_free -= n
@@ -127,10 +131,13 @@ class FastAV(Method):
             return QuestionMean(after if after.size else np.array([len(layout) - 1]), "next")
         return LastQuery()
 
-    def _global_cut(self, layout: TokenLayout) -> Cut:
+    def _global_cut(self, layout: TokenLayout, before: tuple[Cut, ...]) -> Cut:
         media = candidates(layout)
         keep = self._positions_kept(layout)
-        n_removed = int((media & ~keep).sum()) if self.keep is None else int(media.sum()) - round(self.keep * int(media.sum()))
+        n_left, stays = int(media.sum()) - n_media_gone(layout, before), np.ones(len(layout))
+        for cut in before:
+            stays[cut.candidates] -= cut.n_removed / cut.candidates.sum()
+        n_removed = n_left - round(float(stays[media & keep].sum()) if self.keep is None else self.keep * n_left)
         if self.rule == "random":
             score = Known(generator(self.seed, layout.request_id, "global").random(len(layout), np.float32))
         elif self.rule.endswith("attentive"):
@@ -142,7 +149,7 @@ class FastAV(Method):
                     "run `python -m fastav calibrate` and give its file as plan=FILE"
                 )
             score = Known(layout.influence)
-        elif self.keep is None or layout.influence is None:
+        elif layout.influence is None or (self.keep is None and not before):
             score = Known(keep.astype(np.float32))  # of equals, the later position leaves
         else:
             order = np.lexsort((-np.arange(len(layout)), layout.influence, keep))
@@ -160,3 +167,8 @@ class FastAV(Method):
         if self.rule == "all" or layout.single_stream:
             return layout.media
         return layout.rule_keep if layout.rule_keep is not None else first_positions(layout, 750)
+
+
+def n_media_gone(layout: TokenLayout, cuts: tuple[Cut, ...]) -> int:
+    """How many audio and video tokens these cuts remove."""
+    return sum(cut.n_removed for cut in cuts if layout.media[cut.candidates].any())

@@ -6,14 +6,16 @@ import inspect
 import re
 from dataclasses import replace
 
-from fastav.methods import METHODS, Setting, Trim, class_of, settings
+from fastav.methods import METHODS, Pair, Setting, Trim, class_of, settings
 
 
 def listing(name: str | None = None) -> str:
     """All methods, or the one of that name. Raises UserError for an unknown one."""
     if name is not None:
         return _described(Trim if name == Trim.name else class_of(name))
-    return "\n\n".join(_described(each) for each in (*METHODS.values(), Trim))
+    parts = [_described(each) for each in (*METHODS.values(), Trim)]
+    parts += ["METHOD@45\n  The method at 45 % of vanilla's FLOPs, by the one setting that turns there."]
+    return "\n\n".join([*parts, f"evs+fastav, divprune+fastav\n  {first_sentence(Pair)}"])
 
 
 def _described(method: type) -> str:

@@ -130,13 +130,13 @@ class Handlers:
     def fit(self, model: str, text: str | None = None) -> dict:
         """The boxes as this model allows them, set to the method of a text form or to the model's default.
 
-        Raises UserError for a method that does not fit, or one at given FLOPs: its settings differ from prompt to prompt.
+        Raises UserError for a method that does not fit, or has no controls: a pair, or one at given FLOPs.
         """
         session = self.sessions.get(model)
         method = request.method(session.default_method if text is None else text, session.n_layers)
         trim, chosen = methods.parts(method)
-        if isinstance(chosen, methods.AtFlops):
-            raise UserError(f"the controls show settings; those of {chosen.name} follow from clip and question")
+        if methods.plain(chosen) != (chosen,):
+            raise UserError(f"the controls show the settings of one method; {chosen.name} has no controls")
         return {"method": str(method), "trim": trim, "about": session.about, **controls.state(chosen, session.n_layers)}
 
     def choose(self, name: str) -> dict:

@@ -66,11 +66,10 @@ def method(text: str, n_layers: int) -> methods.Method:
     if not isinstance(text, str) or not re.fullmatch(r"[a-z0-9_.:=,+()@-]{1,200}", text):
         raise UserError(f"the method must be text such as trim+fastav:start=4,p=20,rule=first(750), got {brief(text)}")
     asked = methods.parse(text, n_layers)
-    _, inner = methods.parts(asked)
-    inner = inner.inner if isinstance(inner, methods.AtFlops) else inner
-    for each in methods.settings(type(inner)):
-        if each.file and getattr(inner, each.name) != each.default:
-            raise UserError(f"{each.name} names a file, which the page takes from nobody; allowed: all other settings")
-    for each in settings(type(inner), n_layers):
-        each.check(getattr(inner, each.name))
+    for own in methods.plain(asked):
+        for each in methods.settings(type(own)):
+            if each.file and getattr(own, each.name) != each.default:
+                raise UserError(f"{each.name} names a file, which the page takes from nobody; allowed: all other settings")
+        for each in settings(type(own), n_layers):
+            each.check(getattr(own, each.name))
     return asked

@@ -328,7 +328,7 @@ MUTANTS = [
     Mutant(
         "trim trims twice",
         "fastav/methods/__init__.py",
-        'if rest.strip().partition("+")[0] == "trim":',
+        'if others and others[0].strip().partition("+")[0] == "trim":',
         "if False:",
         "tests/test_methods.py::test_trim_leaves_out_padding_alone_and_says_so_where_it_cannot",
     ),
@@ -527,5 +527,33 @@ MUTANTS = [
         "np.lexsort((-np.arange(len(layout)), layout.influence, keep))",
         "np.lexsort((-np.arange(len(layout)), layout.influence))",
         "tests/test_equal.py::test_a_share_of_fastavs_rule_is_the_rule_at_its_own_count",
+    ),
+    Mutant(
+        "a pair's second method counts what has gone",
+        "fastav/methods/fastav.py",
+        "n_free = int(free.sum()) - n_media_gone(layout, before) - cut.n_removed",
+        "n_free = int(free.sum()) - cut.n_removed",
+        "tests/test_pair.py::test_evs_then_fastav_by_hand",
+    ),
+    Mutant(
+        "a rule keeps what has gone",
+        "fastav/methods/fastav.py",
+        "stays[cut.candidates] -= cut.n_removed / cut.candidates.sum()",
+        "pass",
+        "tests/test_pair.py::test_divprune_takes_as_large_a_share_of_both_streams",
+    ),
+    Mutant(
+        "padding leaves twice",
+        "fastav/methods/fastav.py",
+        "pads = (layout.kind == PAD) & (not before)",
+        "pads = layout.kind == PAD",
+        "tests/test_pair.py::test_left_padding_leaves_once",
+    ),
+    Mutant(
+        "a pair's first method acts anywhere",
+        "fastav/methods/pair.py",
+        'if getattr(self.first, "start", 0) != 0:',
+        "if False:",
+        "tests/test_pair.py::test_any_other_pair_is_refused",
     ),
 ]
