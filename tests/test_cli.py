@@ -108,7 +108,7 @@ def test_the_list_of_methods_is_what_their_fields_say(capsys, name):
         entry, about = entries[field.name], field.metadata
         default = "the middle layer" if field.name == "start" and field.default is None else field.default
         assert entry.startswith(about["help"])
-        assert f"; default: {'none' if field.name == 'plan' else default}\n" in entry
+        assert f"; default: {'none' if default is None else default}\n" in entry
         assert [line.split()[0] for line in entry.splitlines()[1:] if about["choices"]] == list(about["choices"])
         for limit, words in ((about["low"], ("from", "at least")), (about["high"], ("to",))):
             assert limit is None or any(f"{word} {limit}" in entry for word in words)
@@ -121,9 +121,15 @@ def test_the_list_of_methods_by_hand(capsys):
     assert "\n    p=          percent of the unprotected tokens that leave after each layer\n" in out
     assert "\n                a whole number from 0 to 100; default: 20\n" in out
     assert "\n                a whole number from 1 to the last layer; default: the middle layer\n" in out
-    assert out.rstrip().splitlines()[-2:] == [
+    assert out.rstrip().splitlines()[-8:] == [
         "trim, trim+METHOD",
         "  Audio tokens that encode zero padding and no sound never enter layer 0 (in VideoLLaMA2 up to 1,496 of 2,206 tokens).",
+        "",
+        "METHOD@45",
+        "  The method at 45 % of vanilla's FLOPs, by the one setting that turns there.",
+        "",
+        "evs+fastav, divprune+fastav",
+        "  The first method acts before layer 0, then FastAV on what it leaves.",
     ]
     assert main(["methods", "trim"]) == 0 and capsys.readouterr().out in out
     assert main(["methods", "fast"]) == 2

@@ -335,8 +335,8 @@ MUTANTS = [
     Mutant(
         "trim alone is FastAV",
         "fastav/methods/__init__.py",
-        'rest if plus else "vanilla"',
-        'rest if plus else "fastav"',
+        'others[0] if others else "vanilla"',
+        'others[0] if others else "fastav"',
         "tests/test_methods.py::test_trim_alone_goes_with_vanilla",
     ),
     Mutant(
