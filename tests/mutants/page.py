@@ -125,7 +125,7 @@ MUTANTS = [
     Mutant(
         "the page's limits are the method's",
         "fastav/page/request.py",
-        "each.check(getattr(inner, each.name))",
+        "each.check(getattr(own, each.name))",
         "each.check(None)",
         "tests/test_app.py::test_what_a_person_can_fix_is_a_toast_and_stays_on_the_page",
     ),
