@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from fastav import engine
 from fastav.layout import TokenLayout, first_audio
-from fastav.methods import lengths, parse
+from fastav.methods import parse
+from fastav.methods.cut import keys_again, lengths_of
 from fastav.models.adapter import Inputs
 from fastav.models.placement import check_memory
 from fastav.models.video_salmonn2.order import align, interleaved_layout
@@ -41,11 +42,12 @@ VOCABULARY = {"real": 152064, "scaled": 152064 // 7, "tiny": 100}
 
 @dataclass(frozen=True)
 class Case:
-    """One method on the prompt, by the name that was typed; lengths [L]: planned tokens per layer."""
+    """One method on the prompt, by the name that was typed; lengths [L]: planned tokens per layer; keys_again: see flops.py."""
 
     label: str
     request: Request
     lengths: list[int]
+    keys_again: int = 0
 
 
 def cases(layout: TokenLayout, embeds: torch.Tensor, percents: list[int], config) -> list[Case]:
@@ -53,7 +55,8 @@ def cases(layout: TokenLayout, embeds: torch.Tensor, percents: list[int], config
     found, n_layers = [], config.num_hidden_layers
     for label in ["vanilla", *(f"{trim}fastav:p={p}" for trim in ("", "trim+") for p in percents)]:
         request = Request.of(Inputs(embeds, layout), parse(label, n_layers), config)
-        found.append(Case(label, request, lengths(request.method, request.inputs.layout, n_layers)))
+        cuts, n_tokens = request.method.cuts(request.inputs.layout, n_layers), len(request.inputs.layout)
+        found.append(Case(label, request, lengths_of(cuts, n_tokens, n_layers), keys_again(cuts, n_tokens)))
     return found
 
 

@@ -41,7 +41,10 @@ def _record(
     return {
         "method": case.label,
         "lengths": case.lengths,
-        **{name: count(case.lengths, model.config) / count(vanilla.lengths, model.config) for name, count in formulas.items()},
+        **{
+            name: count(case.lengths, model.config, case.keys_again) / count(vanilla.lengths, model.config)
+            for name, count in formulas.items()
+        },
         "prefill_sec": quartiles(times["prefill_sec"]),
         "prefill_relative": quartiles([a / b for a, b in zip(times["prefill_sec"], base, strict=True)]),
         "per_token_sec": quartiles(times["per_token_sec"]),

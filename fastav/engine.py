@@ -29,7 +29,7 @@ from fastav.errors import UserError
 from fastav.flops import relative_percent
 from fastav.layout import PAD, TokenLayout, layout_of
 from fastav.methods import FastAV, Method
-from fastav.methods.cut import BEFORE, lengths_of
+from fastav.methods.cut import BEFORE, keys_again, lengths_of
 from fastav.methods.equal import solved
 from fastav.seen import LayerSeen, Left
 from fastav.selection import Positions, selections_of, take, with_features
@@ -43,6 +43,7 @@ class PrunedCache(DynamicCache):
 
     positions[l]  LongTensor [B or 1, n_l]: original positions that layer l computed on, ascending; None before prefill.
     lengths[l]    tokens that layer l computes on at prefill, known before it runs.
+    keys_again    tokens whose keys are projected once more for scores.
 
     layout and method hold for all rows of a batch, or are sequences with one for each row: then all rows must have equally many
     tokens, of which equally many leave at each cut. Raises UserError when a method does not fit the model or its layout. A cache
@@ -67,6 +68,7 @@ class PrunedCache(DynamicCache):
             )
         self._config, self._method = config, " and ".join(dict.fromkeys(map(str, methods)))
         self.lengths = lengths_of(cuts[0], self.n_tokens, n_layers)
+        self.keys_again = keys_again(cuts[0], self.n_tokens)
         self.positions: list[torch.Tensor | None] = [None] * n_layers
         self._selections = selections_of(cuts, self.n_tokens)
         pad = torch.from_numpy(np.stack([layout.kind == PAD for layout in self.layouts]))
@@ -138,7 +140,8 @@ class PrunedCache(DynamicCache):
 def of_prompt(config, layout: TokenLayout, method: Method) -> Method:
     """A method that asks for FLOPs, with the settings that it comes to on this prompt; any other as it is."""
     text = config.get_text_config(decoder=True)
-    return solved(method, layout, text.num_hidden_layers, lambda lengths: relative_percent(lengths, len(layout), text))
+    n_tokens = len(layout)
+    return solved(method, layout, text.num_hidden_layers, lambda kept, again: relative_percent(kept, n_tokens, text, again))
 
 
 def _of_rows(given) -> tuple:

@@ -4,6 +4,8 @@
 and the logits of the last position; encoders and decode steps are not. Attention counts all n x n scores, though a
 causal kernel may skip half.
 
+Scores that project the keys of tokens once more (`keys_again` of them, see methods/cut.py) count with that product.
+
 Letters: n tokens, d model width, m MLP width, H query heads, G key/value heads, E head width, V vocabulary, L layers.
 """
 
@@ -26,38 +28,41 @@ _FREE_OPS = {
 }
 
 
-def gqa_flops(lengths: Sequence[int], config) -> float:
+def gqa_flops(lengths: Sequence[int], config, keys_again: int = 0) -> float:
     """Closed form for a gated-MLP decoder with grouped-query attention; equals the fvcore count.
 
-    Per layer n d (2 H E + 2 G E) + 2 n^2 H E + 3 n d m, plus d V for the last position's logits.
+    Per layer n d (2 H E + 2 G E) + 2 n^2 H E + 3 n d m, plus d V for the last position's logits and d G E for each key again.
     `lengths` [L]: tokens that each layer computes on; `config`: the text decoder's config.
     """
     d, m = config.hidden_size, config.intermediate_size
     head = getattr(config, "head_dim", None) or d // config.num_attention_heads
     q, kv = config.num_attention_heads * head, config.num_key_value_heads * head
-    return float(sum(n * d * (2 * q + 2 * kv) + 2 * n * n * q + 3 * n * d * m for n in lengths) + d * config.vocab_size)
+    layers = sum(n * d * (2 * q + 2 * kv) + 2 * n * n * q + 3 * n * d * m for n in lengths)
+    return float(layers + d * config.vocab_size + keys_again * d * kv)
 
 
-def paper_flops(lengths: Sequence[int], config) -> float:
-    """The paper's formula (section 3.1, after FastV): 4 n d^2 + 2 n^2 d + 2 n d m per layer. Ignores GQA, the MLP's
-    gate and the logits.
+def paper_flops(lengths: Sequence[int], config, keys_again: int = 0) -> float:
+    """The paper's formula (section 3.1, after FastV): 4 n d^2 + 2 n^2 d + 2 n d m per layer, and d^2 for each key again.
+    Ignores GQA, the MLP's gate and the logits.
     """
     d, m = config.hidden_size, config.intermediate_size
-    return float(sum(4 * n * d * d + 2 * n * n * d + 2 * n * d * m for n in lengths))
+    return float(sum(4 * n * d * d + 2 * n * n * d + 2 * n * d * m for n in lengths) + keys_again * d * d)
 
 
-def relative_percent(lengths: Sequence[int], n_tokens: int, config) -> float:
+def relative_percent(lengths: Sequence[int], n_tokens: int, config, keys_again: int = 0) -> float:
     """Closed form, vanilla on the same prompt of `n_tokens` = 100."""
-    return 100 * gqa_flops(lengths, config) / gqa_flops([n_tokens] * len(lengths), config)
+    return 100 * gqa_flops(lengths, config, keys_again) / gqa_flops([n_tokens] * len(lengths), config)
 
 
-def fvcore_flops(lengths: Sequence[int], config) -> float:
+def fvcore_flops(lengths: Sequence[int], config, keys_again: int = 0) -> float:
     """fvcore's count over a skeleton of the decoder on the meta device: no weights, no memory, cached by length.
 
     Raises RuntimeError naming the operation when the decoder uses one that fvcore cannot count and that is not elementwise.
     """
     key = config.to_json_string(use_diff=False)
-    return float(sum(_layer_flops(key, type(config), n) for n in lengths) + config.hidden_size * config.vocab_size)
+    logits = config.hidden_size * config.vocab_size
+    layers = sum(_layer_flops(key, type(config), n) for n in lengths)
+    return float(layers + logits + (_keys_flops(key, type(config), keys_again) if keys_again else 0))
 
 
 @lru_cache(maxsize=4)
@@ -85,6 +90,11 @@ def _layer_flops(config_json: str, config_class: type, n: int) -> float:
     width, head = layer.self_attn.q_proj.in_features, layer.self_attn.head_dim
     hidden, cos_sin = torch.empty(1, n, width, device="meta"), torch.empty(1, n, head, device="meta")
     return count_flops(_WithRotary(layer), (hidden, cos_sin, cos_sin))
+
+
+def _keys_flops(config_json: str, config_class: type, n: int) -> float:
+    project = _skeleton(config_json, config_class).self_attn.k_proj
+    return count_flops(project, (torch.empty(1, n, project.in_features, device="meta"),))
 
 
 class _WithRotary(nn.Module):

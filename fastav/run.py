@@ -51,14 +51,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Run:
-    """What one generate gave: new ids; seconds of each forward, prefill first; KV bytes of the prompt; tokens [L] and kept
-    positions of each layer (None: all); (peak, total) bytes on the prompt's GPU.
+    """What one generate gave: new ids; seconds of each forward, prefill first; KV bytes of the prompt; tokens [L]; how many keys
+    were projected again for scores; kept positions of each layer (None: all); (peak, total) bytes on the prompt's GPU.
     """
 
     ids: list[int]
     seconds: list[float]
     kv_bytes: int
     lengths: list[int]
+    keys_again: int
     kept: list[list[int]] | None
     peak: tuple[int, int] | None
 
@@ -90,9 +91,11 @@ def generate(
     )[0].tolist()
     seconds = clock.seconds()
     total = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    kept = cache.kept() if isinstance(cache, engine.PrunedCache) else None
+    pruned = isinstance(cache, engine.PrunedCache)
+    kept, again = (cache.kept(), cache.keys_again) if pruned else (None, 0)
     lengths = engine.lengths_in(cache, request.inputs.layout)
-    return Run(ids, seconds, kv_bytes(cache, lengths), lengths, kept, None if total is None else (total - before, total))
+    peak = None if total is None else (total - before, total)
+    return Run(ids, seconds, kv_bytes(cache, lengths), lengths, again, kept, peak)
 
 
 class _StopFlag(StoppingCriteria):

@@ -162,7 +162,7 @@ class Session:
         return Request.of(self.inputs(clip, question)[0], parse(method, self.n_layers), self.model.config)
 
     def _result(self, clip: Clip, question: str, request: Request, run: Run, fvcore: bool, peak: bool) -> Result:
-        layout, sizes = request.layout, run.lengths
+        layout, sizes, again = request.layout, run.lengths, run.keys_again
         peak_bytes, total_bytes = None, None
         if peak:
             peak_bytes, total_bytes = run.peak or peak_memory(lambda: generate(self.model, request, 1), self.device)
@@ -192,11 +192,11 @@ class Session:
             lengths=tuple(sizes),
             tokens_before=layout.count(),
             tokens_after=layout.count(seen == self.n_layers),
-            flops=gqa_flops(sizes, self.config),
-            flops_paper=paper_flops(sizes, self.config),
-            flops_fvcore=fvcore_flops(sizes, self.config) if fvcore else None,
-            flops_relative_percent=relative_percent(sizes, len(layout), self.config),
-            flops_paper_relative_percent=100 * paper_flops(sizes, self.config) / paper_flops(full, self.config),
+            flops=gqa_flops(sizes, self.config, again),
+            flops_paper=paper_flops(sizes, self.config, again),
+            flops_fvcore=fvcore_flops(sizes, self.config, again) if fvcore else None,
+            flops_relative_percent=relative_percent(sizes, len(layout), self.config, again),
+            flops_paper_relative_percent=100 * paper_flops(sizes, self.config, again) / paper_flops(full, self.config),
             n_new_tokens=len(run.ids),
             encode_sec=self._encoded[2],
             prefill_sec=run.seconds[0],

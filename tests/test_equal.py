@@ -5,10 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from transformers import Qwen2Config
 
+from fastav import flops
 from fastav.errors import UserError
 from fastav.layout import TokenLayout
-from fastav.methods import METHODS, Trim, lengths, parse, solved
+from fastav.methods import METHODS, Trim, parse, solved
+from fastav.methods.cut import keys_again, lengths_of
 from fastav.methods.equal import KNOBS
 from fastav.models import load_model
 from fastav.run import Request
@@ -20,8 +23,8 @@ SHAPES = {8: dict(d=192, m=512, h=6, g=2, v=72), 28: dict(d=3584, m=18944, h=28,
 START = {"diverse": "start=1", "stride": "start=1", "random": "start=1"}  # others turn it themselves, or act from layer 0 or 2 on
 
 
-def percent(kept: list[int], n: int) -> float:
-    """Per layer: query, key, value and output projections, both products of attention, three MLP matrices; one row of logits."""
+def percent(kept: list[int], n: int, again: int = 0) -> float:
+    """Per layer: query, key, value and output projections, both products of attention, three MLP matrices; logits; keys again."""
     s = SHAPES[len(kept)]
     head = s["d"] // s["h"]
 
@@ -32,13 +35,14 @@ def percent(kept: list[int], n: int) -> float:
         )
         return sum(layers) + s["d"] * s["v"]
 
-    return 100 * cost(kept) / cost([n] * len(kept))
+    return 100 * (cost(kept) + again * s["d"] * s["g"] * head) / cost([n] * len(kept))
 
 
 def at(text: str, layout: TokenLayout, n_layers: int):
     """(the method with its settings, what it costs in percent of vanilla's FLOPs)."""
-    method = solved(parse(text, n_layers), layout, n_layers, lambda kept: percent(kept, len(layout)))
-    return method, percent(lengths(method, layout.subset(method.enters(layout)), n_layers), len(layout))
+    method = solved(parse(text, n_layers), layout, n_layers, lambda kept, again: percent(kept, len(layout), again))
+    cuts, n_tokens = method.cuts(entered := layout.subset(method.enters(layout)), n_layers), len(layout)
+    return method, percent(lengths_of(cuts, len(entered), n_layers), n_tokens, keys_again(cuts, len(entered)))
 
 
 @pytest.mark.parametrize(("layout", "n_layers"), [(TINY, 8), (VIDEOLLAMA2, 28)], ids=["tiny", "videollama2"])
@@ -55,7 +59,8 @@ def test_it_is_the_nearest_of_all_settings(name):
     asked = parse(f"{name}@{60}:{START.get(name, '')}", 8)
     _, cost = at(str(asked), SMALL, 8)
     [(n, setting_of)] = KNOBS[name].scales(asked.inner, 8)
-    tried = [percent(lengths(setting_of(i), SMALL, 8), len(SMALL)) for i in range(0, n, 7)]
+    every = [setting_of(i).cuts(SMALL, 8) for i in range(0, n, 7)]
+    tried = [percent(lengths_of(cuts, len(SMALL), 8), len(SMALL), keys_again(cuts, len(SMALL))) for cuts in every]
     assert abs(cost - 60) <= min(abs(each - 60) for each in tried) + 1e-9
     assert tried == sorted(tried)  # what is found by halving must rise
 
@@ -68,6 +73,33 @@ def test_what_cannot_be_reached_is_refused_with_the_range(name, n_layers, low):
     with pytest.raises(UserError, match=rf"{name}@10.* cannot be had on this prompt: it reaches (\d+\.\d) to \d+\.\d %") as error:
         at(f"{name}@10", TINY, n_layers)
     assert abs(float(str(error.value).split("it reaches ")[1].split()[0]) - low) <= 1.5
+
+
+@pytest.mark.parametrize(
+    ("text", "n"),
+    [
+        ("fastav", 0),
+        ("diverse", 0),
+        ("fastv", 2 * 343),  # once for each modality
+        ("fastv:weights=own", 0),
+        ("fastv:audio=1", 343),
+        ("pyramiddrop", 343 + (15 + 164) + (15 + 82)),
+        ("seats", 15 + 4 * 13 + 4 * 45),  # of windows of 32 and 50; of the three drops one is left in 8 layers
+        ("fastav:rule=all,fine=lookahead,start=6,p=50", 343),  # after layer 6 alone: none after the last
+        ("evs+fastav:fine=lookahead,rule=all,start=6,p=50", 343 - 128 + 38),
+    ],
+)
+def test_keys_that_scores_project_again_by_hand(text, n):
+    """343 tokens, 15 of them text."""
+    assert keys_again(parse(text, 8).cuts(TINY, 8), 343) == n
+
+
+def test_fvcore_counts_the_keys_again():
+    """Oracle of the closed form: fvcore on the layer's own projection."""
+    config = Qwen2Config(hidden_size=48, intermediate_size=96, num_attention_heads=6, num_key_value_heads=2, num_hidden_layers=2)
+    for count in (flops.gqa_flops, flops.fvcore_flops):
+        assert count([10, 5], config, 7) - count([10, 5], config) == 7 * 48 * 16
+    assert flops.paper_flops([10, 5], config, 7) - flops.paper_flops([10, 5], config) == 7 * 48 * 48
 
 
 def test_withdrawal_has_a_setting_per_layer():
@@ -149,7 +181,7 @@ def test_the_text_form_is_read_back(text, form):
 def test_what_is_no_method_is_refused(text, said):
     with pytest.raises(UserError) as error:
         method = parse(text, 8)
-        solved(method, TINY, 8, lambda kept: percent(kept, len(TINY)))
+        solved(method, TINY, 8, lambda kept, again: percent(kept, len(TINY), again))
     assert said in str(error.value)
 
 

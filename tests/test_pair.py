@@ -69,7 +69,9 @@ def test_left_padding_leaves_once():
 
 def test_a_pair_costs_what_was_asked_for():
     """By the square of the lengths, which is enough to rank settings."""
-    method = solved(parse("evs:keep=0.5+fastav@40", 8), LAYOUT, 8, lambda kept: 100 * sum(n * n for n in kept) / (8 * 100**2))
+    method = solved(
+        parse("evs:keep=0.5+fastav@40", 8), LAYOUT, 8, lambda kept, again: 100 * sum(n * n for n in kept) / (8 * 100**2)
+    )
     kept = lengths(method, LAYOUT, 8)
     assert abs(100 * sum(n * n for n in kept) / 80_000 - 40) <= 1 and str(method).startswith("evs:keep=0.5+fastav:start=4")
 

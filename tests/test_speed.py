@@ -99,7 +99,7 @@ def test_token_counts_are_those_of_the_models(name, total, kept, trimmed, publis
 def test_times_are_compared_within_a_repeat(monkeypatch):
     """By hand: prefills 1, 3, 8 s beside vanilla's 2, 4, 8: ratios 0.5, 0.75, 1; gaps of 1 and 3 s are 2 s per token."""
     config = Qwen2Config(**speed.SIZES["tiny"])
-    a, b = (SimpleNamespace(label=label, lengths=[5] * 4) for label in ("vanilla", "x"))
+    a, b = (SimpleNamespace(label=label, lengths=[5] * 4, keys_again=0) for label in ("vanilla", "x"))
     times = {"vanilla": [[t, 1.0] for t in (2.0, 4.0, 8.0)], "x": [[t, 1.0, 3.0] for t in (1.0, 3.0, 8.0)]}
     vanilla, own = ([SimpleNamespace(seconds=seconds, kv_bytes=7) for seconds in times[label]] for label in ("vanilla", "x"))
     record = timing._record(SimpleNamespace(config=config), b, a, own, vanilla, 11, None)
@@ -115,7 +115,7 @@ def test_methods_take_turns(monkeypatch):
     monkeypatch.setattr(measure, "generate", lambda model, request, n, forced: order.append(request) or run)
     monkeypatch.setattr(timing, "generate", lambda model, request, n: order.append(request) or run)
     monkeypatch.setattr(memory, "peak_memory", lambda run, device: (1, None))
-    todo = [SimpleNamespace(label=label, request=label, lengths=[5] * 4) for label in "abc"]
+    todo = [SimpleNamespace(label=label, request=label, lengths=[5] * 4, keys_again=0) for label in "abc"]
     model = SimpleNamespace(config=Qwen2Config(**speed.SIZES["tiny"]), device=torch.device("cpu"))
     records = speed.measure(model, todo, 4, SimpleNamespace(update=lambda: None))
     assert "".join(order) == "abc" + "abc" + "bca" + "cab" + "abc"

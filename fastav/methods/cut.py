@@ -131,6 +131,22 @@ def lengths(method: Method, layout: TokenLayout, n_layers: int) -> list[int]:
     return lengths_of(method.cuts(layout, n_layers), len(layout), n_layers)
 
 
+def keys_again(cuts: dict[int, tuple[Cut, ...]], n_tokens: int) -> int:
+    """How many tokens' keys are projected once more for scores, of `n_tokens` in the prompt: each such score takes all tokens
+    that its layer saw. Not counted is what else choosing costs: rows of attention, distances of embeddings.
+    """
+    total = 0
+    for layer in sorted(cuts):
+        total += n_tokens * sum(_again(cut.score) for cut in cuts[layer])
+        n_tokens -= sum(cut.n_removed for cut in cuts[layer])
+    return total
+
+
+def _again(score) -> bool:
+    """Whether a score, or the one inside it, asks by other weights than those that just ran."""
+    return _again(score.score) if hasattr(score, "score") else getattr(score, "weights", "own") != "own"
+
+
 def lengths_of(cuts: dict[int, tuple[Cut, ...]], n_tokens: int, n_layers: int) -> list[int]:
     """[L] tokens that each layer computes on, of `n_tokens` in the prompt."""
     result = []

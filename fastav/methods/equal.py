@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from fastav.errors import UserError
 from fastav.layout import TokenLayout
-from fastav.methods.cut import Cut, Method, lengths, written
+from fastav.methods.cut import Cut, Method, keys_again, lengths_of, written
 from fastav.methods.pair import Pair
 from fastav.methods.setting import setting
 from fastav.methods.trim import Trim
@@ -19,8 +19,8 @@ from fastav.methods.trim import Trim
 GRID = 10_000  # a share is a multiple of 1 / GRID
 TOLERANCE = 1.0  # points by which the FLOPs of the nearest setting may miss
 
-# [L] lengths -> FLOPs of the prefill in percent of vanilla's on the same prompt.
-Relative = Callable[[Sequence[int]], float]
+# ([L] lengths, keys projected once more) -> FLOPs of the prefill in percent of vanilla's on the same prompt.
+Relative = Callable[[Sequence[int], int], float]
 # (how many settings there are, the i-th of them): the higher i, the more FLOPs.
 Scale = tuple[int, Callable[[int], Method]]
 
@@ -135,12 +135,14 @@ def solved(method: Method, layout: TokenLayout, n_layers: int, relative: Relativ
     if isinstance(method, Trim):
         entering = layout.subset(method.enters(layout))
         return Trim(solved(method.inner, entering, n_layers, relative))
+
+    def cost(candidate: Method) -> float:
+        cuts, n_tokens = candidate.cuts(layout, n_layers), len(layout)
+        return relative(lengths_of(cuts, n_tokens, n_layers), keys_again(cuts, n_tokens))
+
     if isinstance(method, Pair) and isinstance(method.second, AtFlops):
-        first = method.first
-        return Pair(first, _nearest(method.second, lambda each: relative(lengths(Pair(first, each), layout, n_layers)), n_layers))
-    if isinstance(method, AtFlops):
-        return _nearest(method, lambda each: relative(lengths(each, layout, n_layers)), n_layers)
-    return method
+        return Pair(method.first, _nearest(method.second, lambda each: cost(Pair(method.first, each)), n_layers))
+    return _nearest(method, cost, n_layers) if isinstance(method, AtFlops) else method
 
 
 def _nearest(method: AtFlops, cost: Callable[[Method], float], n_layers: int) -> Method:

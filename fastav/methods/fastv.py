@@ -23,7 +23,7 @@ class FastV(Method):
     Deviations: at least one token of each modality stays, also where R = 1; K does not scale with the number of layers, as the
     authors take 2 for 32 and 40 layers alike; K = 0, random tokens in their code, is the method `random`. Positions stay
     original, as in both codes.
-    Cost: `own` projects one query; `again` all tokens once more for each modality that loses some. FLOPs do not count it.
+    Cost: `own` projects one query; `again` all tokens once more for each modality that loses some: FLOPs count these keys.
     Written from the rule; the reference codes came without a licence (FastV) and with MIT (SEATS), and no line of them is used.
     """
 

@@ -21,7 +21,7 @@ class PyramidDrop(Method):
     two that coincide the later share holds, and one with no layer after it falls away.
     Deviations: audio and video tokens are one pool where the paper has image tokens alone; positions stay original where the
     reference code renumbers them from 0 each time, so its later scores differ. Raises UserError for shares that grow.
-    Cost: each time all tokens are projected once more, by the next layer. FLOPs do not count it.
+    Cost: each time all tokens are projected once more, by the next layer. FLOPs count these keys.
     Written from the rule; the reference code is MIT and no line of it is used.
     """
 

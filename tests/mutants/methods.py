@@ -556,4 +556,18 @@ MUTANTS = [
         "if False:",
         "tests/test_pair.py::test_any_other_pair_is_refused",
     ),
+    Mutant(
+        "keys that are projected again cost nothing",
+        "fastav/flops.py",
+        "d * config.vocab_size + keys_again * d * kv",
+        "d * config.vocab_size",
+        "tests/test_equal.py::test_fvcore_counts_the_keys_again",
+    ),
+    Mutant(
+        "a score inside another projects nothing",
+        "fastav/methods/cut.py",
+        "return _again(score.score) if",
+        "return False if",
+        "tests/test_equal.py::test_keys_that_scores_project_again_by_hand",
+    ),
 ]
