@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from fastav import engine
-from fastav.layout import TokenLayout, first_audio
+from fastav.layout import TokenLayout, first_audio, first_positions
 from fastav.methods import parse
 from fastav.methods.cut import keys_again, lengths_of
 from fastav.models.adapter import Inputs
@@ -29,7 +29,18 @@ def _video_salmonn2() -> TokenLayout:
     return interleaved_layout(14, 182, *align(60, 10, 10.0), 20, 16)
 
 
-MODELS: dict[str, Callable[[], TokenLayout]] = {"videollama2.1-av": _videollama2, "video-salmonn-2": _video_salmonn2}
+def _qwen2_5_omni() -> TokenLayout:
+    """60 s: 30 turns of 288 video tokens (2 time steps) and 50 of sound, between 80 of text: N = 10,220."""
+    turns = [turn for _ in range(30) for turn in (("video", 288, 2), ("audio", 50))]
+    layout = TokenLayout.of(("text", 40), *turns, ("text", 40))
+    return layout.with_facts(rule_keep=first_positions(layout, 750))
+
+
+MODELS: dict[str, Callable[[], TokenLayout]] = {
+    "videollama2.1-av": _videollama2,
+    "video-salmonn-2": _video_salmonn2,
+    "qwen2.5-omni": _qwen2_5_omni,
+}
 
 # Qwen2-7B, the decoder of both models; all its widths divided by 7; and one that only shows that the command works.
 SIZES = {
@@ -50,10 +61,15 @@ class Case:
     keys_again: int = 0
 
 
-def cases(layout: TokenLayout, embeds: torch.Tensor, percents: list[int], config) -> list[Case]:
-    """Vanilla first, then FastAV and trim+FastAV at every P."""
+def labels(percents: list[int]) -> list[str]:
+    """FastAV and trim+FastAV at every P."""
+    return [f"{trim}fastav:p={p}" for trim in ("", "trim+") for p in percents]
+
+
+def cases(layout: TokenLayout, embeds: torch.Tensor, methods: list[str], config) -> list[Case]:
+    """Vanilla first, then these methods. Raises UserError for one that is none or does not fit."""
     found, n_layers = [], config.num_hidden_layers
-    for label in ["vanilla", *(f"{trim}fastav:p={p}" for trim in ("", "trim+") for p in percents)]:
+    for label in ["vanilla", *methods]:
         request = Request.of(Inputs(embeds, layout), parse(label, n_layers), config)
         cuts, n_tokens = request.method.cuts(request.inputs.layout, n_layers), len(request.inputs.layout)
         found.append(Case(label, request, lengths_of(cuts, n_tokens, n_layers), keys_again(cuts, n_tokens)))

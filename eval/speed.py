@@ -3,6 +3,7 @@
     python eval/speed.py                                    on a CPU: a decoder scaled down to a seventh, one thread
     python eval/speed.py --device cuda --attn flash_attention_2 --output h100.json
     python eval/speed.py --model video-salmonn-2 --p 20 --repeats 15
+    python eval/speed.py --model qwen2.5-omni --method seats@45 --method divprune@45 --repeats 3
 
 The prompt has the token counts of one clip in that model, and its global rule. The weights are random, so fine pruning removes
 other tokens than the real model would, but as many, and time depends on their number alone. All methods are warmed up and then
@@ -25,7 +26,7 @@ try:  # torch and transformers take seconds: Ctrl-C then ends as it does later
     import torch
     from tqdm import tqdm
 
-    from eval.decoder import MODELS, SIZES, build, cases
+    from eval.decoder import MODELS, SIZES, build, cases, labels
     from eval.timing import GOALS, N_NEW_TOKENS, goal, measure
     from fastav import machine
     from fastav.errors import UserError, out_of_memory
@@ -63,7 +64,7 @@ def report(document: dict) -> str:
         ", ".join(f"{name} {value}" for name, value in flat(document["conditions"])),
         "",
     ]
-    titles = ["method", "FLOPs", "prefill", "of vanilla", "IQR", "per token", "peak", "KV cache", "host syncs"]
+    titles = ["method", "FLOPs", "prefill", "of vanilla", "IQR", "choosing", "per token", "peak", "KV cache", "host syncs"]
     rows = [titles]
     for r in document["methods"]:
         low, middle, high = r["prefill_relative"]
@@ -75,6 +76,7 @@ def report(document: dict) -> str:
                 f"{r['prefill_sec'][1] * 1e3:.1f} ms",
                 f"{middle:.3f}",
                 f"{low:.3f}-{high:.3f}",
+                f"{100 * r['choosing_relative']:.2f} %",
                 f"{r['per_token_sec'][1] * 1e3:.2f} ms",
                 f"{r['peak_bytes'] / 1e6:.1f} MB",
                 f"{r['kv_bytes'] / 1e6:.2f} MB",
@@ -84,7 +86,8 @@ def report(document: dict) -> str:
     lines += [
         table(rows),
         "",
-        "prefill, per token: medians; peak: above weights, in a prefill; FLOPs: GQA-aware closed form, vanilla = 1",
+        "prefill, per token: medians; choosing: planning, scores and selecting, in percent of vanilla's prefill",
+        "peak: above weights, in a prefill; FLOPs: GQA-aware closed form, vanilla = 1",
     ]
     if document["goal"]:
         g = document["goal"]
@@ -104,6 +107,9 @@ def parser() -> argparse.ArgumentParser:
     what = p.add_argument_group("what")
     what.add_argument("--model", default="videollama2.1-av", metavar="NAME", help=f"token counts of: {', '.join(MODELS)}")
     what.add_argument("--p", default="0,10,20,30", metavar="LIST", help="whole percents of fine pruning (default: 0,10,20,30)")
+    what.add_argument(
+        "--method", action="append", metavar="TEXT", help="time these methods, not FastAV at every --p; may be repeated"
+    )
     what.add_argument("--size", metavar="NAME", help=f"decoder: {', '.join(SIZES)} (default: real on CUDA, scaled on a CPU)")
     how = p.add_argument_group("how")
     how.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
@@ -162,7 +168,7 @@ def run(args: argparse.Namespace) -> None:
     torch.manual_seed(0)
     embeds = torch.randn(1, len(layout), model.config.hidden_size, device=device, dtype=dtype)
     percents = list(dict.fromkeys(int(p) for p in args.p.split(",")))
-    todo = cases(layout, embeds, percents, model.config)
+    todo = cases(layout, embeds, args.method or labels(percents), model.config)
     stated = conditions(model, args)
     with tqdm(total=len(todo) * (args.repeats + 2), unit="run", desc=args.model) as bar:
         records = measure(model, todo, args.repeats, bar)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 import warnings
+from statistics import median
+from unittest.mock import patch
 
 import torch
 
 from eval.decoder import Case
-from fastav import flops, memory
+from fastav import engine, flops, memory
 from fastav.decoder import decoder_layers
 from fastav.measure import interleaved, quartiles, seconds
 from fastav.run import Run, generate
@@ -24,13 +27,21 @@ def measure(model, todo: list[Case], repeats: int, progress) -> list[dict]:
     records = []
     for case, own in zip(todo, runs, strict=True):
         peak = memory.peak_memory(lambda case=case: generate(model, case.request, 1), model.device)[0]
-        records.append(_record(model, case, todo[0], own, runs[0], peak, host_syncs(model, case, model.device)))
+        chosen = [choosing_sec(model, case) for _ in range(min(repeats, 3))]
+        records.append(_record(model, case, todo[0], own, runs[0], peak, chosen, host_syncs(model, case, model.device)))
         progress.update()
     return records
 
 
 def _record(
-    model, case: Case, vanilla: Case, own: list[Run], others: list[Run], peak_bytes: int, n_host_syncs: int | None
+    model,
+    case: Case,
+    vanilla: Case,
+    own: list[Run],
+    others: list[Run],
+    peak_bytes: int,
+    chosen_sec: list[float],
+    n_host_syncs: int | None,
 ) -> dict:
     """Field names carry units; every time is [lower quartile, median, upper quartile].
 
@@ -48,10 +59,41 @@ def _record(
         "prefill_sec": quartiles(times["prefill_sec"]),
         "prefill_relative": quartiles([a / b for a, b in zip(times["prefill_sec"], base, strict=True)]),
         "per_token_sec": quartiles(times["per_token_sec"]),
+        "choosing_sec": median(chosen_sec),
+        "choosing_relative": median(chosen_sec) / median(base),
         "peak_bytes": peak_bytes,
         "kv_bytes": own[0].kv_bytes,
         "host_syncs_between_layers": n_host_syncs,
     }
+
+
+def choosing_sec(model, case: Case) -> float:
+    """Seconds of one prefill that go into planning, scores and selecting. Taking the tokens that stay is not in it."""
+    spent = []
+
+    def timed(call):
+        def run(*args):
+            _wait(model.device)
+            began = time.perf_counter()
+            result = call(*args)
+            _wait(model.device)
+            spent.append(time.perf_counter() - began)
+            return result
+
+        return run
+
+    with (
+        patch.object(engine, "cache_of", timed(engine.cache_of)),
+        patch.object(engine.PrunedCache, "_start", timed(engine.PrunedCache._start)),
+        patch.object(engine.PrunedCache, "_remove", timed(engine.PrunedCache._remove)),
+    ):
+        generate(model, case.request, 1)
+    return sum(spent)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def host_syncs(model, case: Case, device: torch.device) -> int | None:

@@ -87,7 +87,7 @@ def test_the_last_line_is_the_document_and_the_table_names_its_conditions(docume
 def test_token_counts_are_those_of_the_models(name, total, kept, trimmed, published, trimmed_flops):
     """FLOPs by the paper's formula at P = 20 in a 7B decoder; 782 = 30 text + 4 frames of 188."""
     layout = speed.MODELS[name]()
-    _, plain, trim = speed.cases(layout, torch.zeros(1, total, 1), [20], Qwen2Config(**speed.SIZES["real"]))
+    _, plain, trim = speed.cases(layout, torch.zeros(1, total, 1), speed.labels([20]), Qwen2Config(**speed.SIZES["real"]))
     assert len(layout) == plain.lengths[13] == total and plain.lengths[14] == kept
     assert trim.lengths[13] == trimmed == trim.request.inputs.embeds.shape[1]
     config = Qwen2Config(**speed.SIZES["real"])
@@ -102,10 +102,11 @@ def test_times_are_compared_within_a_repeat(monkeypatch):
     a, b = (SimpleNamespace(label=label, lengths=[5] * 4, keys_again=0) for label in ("vanilla", "x"))
     times = {"vanilla": [[t, 1.0] for t in (2.0, 4.0, 8.0)], "x": [[t, 1.0, 3.0] for t in (1.0, 3.0, 8.0)]}
     vanilla, own = ([SimpleNamespace(seconds=seconds, kv_bytes=7) for seconds in times[label]] for label in ("vanilla", "x"))
-    record = timing._record(SimpleNamespace(config=config), b, a, own, vanilla, 11, None)
+    record = timing._record(SimpleNamespace(config=config), b, a, own, vanilla, 11, [0.2, 0.8, 0.6], None)
     assert record["prefill_relative"] == [0.625, 0.75, 0.875]
     assert record["prefill_sec"] == [2.0, 3.0, 5.5] and record["per_token_sec"] == [2.0] * 3
     assert record["kv_bytes"] == 7 and record["peak_bytes"] == 11
+    assert record["choosing_sec"] == 0.6 and record["choosing_relative"] == pytest.approx(0.6 / 4)
 
 
 def test_methods_take_turns(monkeypatch):
@@ -115,6 +116,7 @@ def test_methods_take_turns(monkeypatch):
     monkeypatch.setattr(measure, "generate", lambda model, request, n, forced: order.append(request) or run)
     monkeypatch.setattr(timing, "generate", lambda model, request, n: order.append(request) or run)
     monkeypatch.setattr(memory, "peak_memory", lambda run, device: (1, None))
+    monkeypatch.setattr(timing, "choosing_sec", lambda model, case: 0.5)
     todo = [SimpleNamespace(label=label, request=label, lengths=[5] * 4, keys_again=0) for label in "abc"]
     model = SimpleNamespace(config=Qwen2Config(**speed.SIZES["tiny"]), device=torch.device("cpu"))
     records = speed.measure(model, todo, 4, SimpleNamespace(update=lambda: None))
@@ -122,11 +124,35 @@ def test_methods_take_turns(monkeypatch):
     assert [r["method"] for r in records] == list("abc")
 
 
+def test_choosing_is_planning_scores_and_selecting(monkeypatch):
+    """A clock that a score advances by 3 s; what ran before and after is not in it. Vanilla plans, and chooses nothing."""
+    model, clock = speed.build("tiny", torch.device("cpu"), torch.float32, "sdpa"), [0.0]
+    layout = speed.MODELS["videollama2.1-av"]()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    vanilla, one = speed.cases(layout, torch.randn(1, 2206, 32), ["fastv:audio=1"], model.config)
+
+    def values(self, seen):
+        clock[0] += 3
+        return seen.attention(self.weights)[:, 0]
+
+    monkeypatch.setattr("fastav.methods.scores.LastQuery.values", values)
+    assert (timing.choosing_sec(model, vanilla), timing.choosing_sec(model, one)) == (0, 3)
+
+
+def test_every_method_can_be_timed(capsys):
+    """Smoke test, but for what is chosen for: names as typed, in their order, and a share of vanilla's prefill."""
+    methods = ["seats@45", "omnizip", "evs+fastav"]
+    assert speed.main([*QUICK, *(word for method in methods for word in ("--method", method))]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["methods"]
+    assert [r["method"] for r in found] == ["vanilla", *methods]
+    assert all(0 < r["choosing_relative"] for r in found[1:])
+
+
 def test_host_syncs_are_counted_between_the_layers_alone(monkeypatch):
     """A stand-in for CUDA's sync check: while it is on, one layer in the middle waits twice; waits outside do not count."""
     model = speed.build("tiny", torch.device("cpu"), torch.float32, "sdpa")
     layout = speed.MODELS["videollama2.1-av"]()
-    case = speed.cases(layout, torch.randn(1, 2206, 32), [20], model.config)[1]
+    case = speed.cases(layout, torch.randn(1, 2206, 32), ["fastav"], model.config)[1]
     mode = ["default"]
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda new: mode.__setitem__(0, new))
 

@@ -220,4 +220,11 @@ MUTANTS = [
         "row[1:]",
         "tests/test_result.py::test_the_tables_columns_are_aligned",
     ),
+    Mutant(
+        "choosing inside the decoder costs nothing",
+        "eval/timing.py",
+        'patch.object(engine.PrunedCache, "_remove", timed(engine.PrunedCache._remove))',
+        'patch.object(engine.PrunedCache, "_remove", engine.PrunedCache._remove)',
+        "tests/test_speed.py::test_choosing_is_planning_scores_and_selecting",
+    ),
 ]
