@@ -17,12 +17,12 @@ ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 CLIP = ROOT / "assets" / "examples" / "dog_car.mp4"
 QUESTION = "Is the dog making sound in the audio? Answer yes or no."
-# 8 frames become 4 time steps of 2 x 2, and a 4 s track eight pieces of 2 s and zeros up to 30 s: 1,600 of 2,998 log-mel
-# frames hold sound, which are 800 of 1,496 tokens. 4 frames at one per second have 3 x (3 + 1) tokens each, and
-# 30 s of padded sound 60 tokens, of which 8 hold sound.
+# The clip has 4.25 s of pictures and 4.2 s of sound. 8 frames become 4 time steps of 2 x 2, and the track eight pieces of 2 s and
+# zeros up to 30 s: 1,600 of 2,998 log-mel frames hold sound, which are 800 of 1,496 tokens. 5 frames at one per second have
+# 3 x (3 + 1) tokens each, and 30 s of padded sound 60 tokens of half a second, of which 9 hold sound.
 MODELS = {
     "videollama2.1-av": (GOLDEN / "videollama2" / "tiny", 16, 1496, 800),
-    "video-salmonn-2": (GOLDEN / "video_salmonn2", 48, 60, 8),
+    "video-salmonn-2": (GOLDEN / "video_salmonn2", 60, 60, 9),
 }
 
 
