@@ -337,7 +337,7 @@ def test_a_new_method_is_one_class_and_its_place_in_methods(session, monkeypatch
         ("way", gr.Dropdown, "Way", "from which side", "left"),
         ("strict", gr.Checkbox, "Strict", "whether", True),
         ("text_note", gr.Textbox, "Text note", "of yours", "a"),
-        ("most", gr.Number, "Most", "none for all", None),
+        ("most", gr.Textbox, "Most", "none for all", None),
     ]
     text = "keep-first:n=3,share=0.25,begin=4,way=left,strict=true,text_note=a"
     list(app.compare("bell.mp4", "What?", "tiny", "keep-first"))

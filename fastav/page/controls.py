@@ -38,7 +38,7 @@ class Controls:
             with gr.Row(visible=method.name == name) as self.boxes[f"{method.name}:"]:
                 for each in settings:
                     self.boxes[f"{method.name}:{each.name}"] = box = control(each, getattr(method, each.name))
-                    written[box] = (method.name, each.name, each.default is None and not each.layer)
+                    written[box] = (method.name, each.name, _may_be_left_out(each))
         self.boxes["trim"] = gr.Checkbox(label="Before the decoder: leave out encoded audio padding (trim)")
         self.inputs = [self.boxes["name"], self.boxes["trim"], *written]
         self.write = WRITE % json.dumps(list(written.values()))
@@ -51,7 +51,7 @@ def control(setting: Setting, value):
         return gr.Dropdown(choices(setting), allow_custom_value=any(_open(choice) for choice in setting.choices), **look)
     if setting.type is bool:
         return gr.Checkbox(**look)
-    if setting.type is str:
+    if setting.type is str or _may_be_left_out(setting):  # an empty gr.Number becomes 0 in the browser
         return gr.Textbox(**look)
     whole, low, high = setting.type is int, setting.low, setting.high
     if low is None or high is None or value is None:  # a slider cannot be empty
@@ -88,6 +88,10 @@ def _methods(chosen: Method, n_layers: int) -> Iterator[tuple[Method, tuple[Sett
     for name, method_class in METHODS.items():
         chosen_or_default = chosen if name == chosen.name else method_class().fit(n_layers)
         yield chosen_or_default, request.settings(method_class, n_layers)
+
+
+def _may_be_left_out(setting: Setting) -> bool:
+    return setting.default is None and not setting.layer
 
 
 def _open(choice: str) -> bool:
